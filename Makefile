@@ -1,0 +1,80 @@
+# The one way in: CI, the README and people use these targets.
+# `make PYTHON=python3.12 ...` chooses the interpreter that makes .venv.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+RUNTIME := $(VENV)/.stamp-runtime
+DEV := $(VENV)/.stamp-dev
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z_-]*:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "$(PYTHON) is older than 3.11: use make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null \
+		|| { echo "$(PYTHON) cannot make a virtual environment: install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(RUNTIME): pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable .
+	@touch $@
+
+# The development install holds the runtime one, so it renews both stamps.
+$(DEV): pyproject.toml | $(BIN)/python
+	$(PIP) install --quiet --editable '.[dev]'
+	@touch $(RUNTIME) $@
+
+.PHONY: venv
+venv: $(DEV) ## Make .venv with everything that development needs
+
+.PHONY: demo
+demo: $(RUNTIME) ## Watch an election and a failover on this machine (installs the runtime only)
+	$(BIN)/leaderlease demo
+
+.PHONY: test
+test: $(DEV) ## Run every test that this machine can run; ends with what was skipped and how to enable it
+	$(BIN)/python -m pytest
+
+.PHONY: coverage
+coverage: $(DEV) ## Run the tests and report the lines and branches that they miss
+	$(BIN)/python -m pytest --cov --cov-report=term-missing
+
+.PHONY: lint
+lint: $(DEV) ## Check style, types and the import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: $(DEV) ## Rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: wheel
+wheel: $(DEV) ## Build sdist and wheel, install the wheel in a clean environment and run it
+	rm -rf dist build/wheel-venv
+	$(BIN)/python -m build --outdir dist .
+	$(PYTHON) -m venv build/wheel-venv
+	build/wheel-venv/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
+	cd build && wheel-venv/bin/leaderlease version
+
+.PHONY: ci
+ci: ## Run what a change must pass: lint, test, wheel
+	@$(MAKE) lint
+	@$(MAKE) test
+	@$(MAKE) wheel
+
+.PHONY: clean
+clean: ## Remove what the targets made, except .venv
+	rm -rf build dist .coverage .coverage.* htmlcov .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find operator tests -name __pycache__ -type d -prune -exec rm -rf {} +
