@@ -1,0 +1,1 @@
+"""Messages on the wire: frames, the vocabulary between clients and nodes, TLS."""

@@ -1,0 +1,370 @@
+"""What clients and nodes say to each other over one session.
+
+The client counts its messages (``seq``) and keeps the clock reading of each from *before* it sent it. Grants and
+keepalives name the ``seq`` that their round followed, so validity always runs from the client's own clock (R6).
+Array encoding: fields are known by position, so new ones go to the end.
+"""
+
+import msgspec
+
+from leaderlease.paxos.lease import Holder
+
+PROTOCOL_MIN = 1
+PROTOCOL_MAX = 1
+"""Versions of the session and peer protocols that this code speaks."""
+
+
+class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False):
+    """One message; the tag is its first element."""
+
+
+class Hello(_Message, tag="hello"):
+    """First message of every connection, in both directions (R8).
+
+    Attributes:
+        role: ``peer`` or ``client``.
+        cluster: uuid; empty for a client that takes any, and for a member that has not been bootstrapped.
+        member: The speaker's uuid; empty for clients.
+        boot_nonce: Drawn at every start; tells a cloned disk from a reconnect (H24).
+        epoch: 0 before the bootstrap.
+        address: Where the speaker's peers reach it.
+    """
+
+    role: str
+    version_min: int
+    version_max: int
+    cluster: str = ""
+    member: str = ""
+    incarnation: int = 0
+    boot_nonce: str = ""
+    epoch: int = 0
+    name: str = ""
+    address: str = ""
+    software: str = ""
+    token: str = ""
+    configuration: bytes = b""
+
+
+class Refused(_Message, tag="refused"):
+    """The connection is not accepted; ``text`` is one sentence for people."""
+
+    code: str
+    text: str
+
+
+# --- client to node ------------------------------------------------------------------------------------------
+
+
+class KeepAlive(_Message, tag="ka"):
+    """Renew every lease of this session."""
+
+    seq: int
+
+
+class AcquireRequest(_Message, tag="acq"):
+    """Ask for a lease. The same nonce may ask again, anywhere: it learns what became of it (H35).
+
+    Attributes:
+        duration_ms: 0 takes the declared duration, or the default; None is never.
+        is_waiting: Stay in the queue until granted; else answer at once.
+    """
+
+    request: int
+    seq: int
+    name: str
+    holder: Holder
+    duration_ms: int | None
+    is_waiting: bool
+
+
+class CancelRequest(_Message, tag="can"):
+    """Leave the queue; should the lease be granted all the same, it is released."""
+
+    request: int
+
+
+class ReleaseRequest(_Message, tag="rel"):
+    """The holder has let go: its work has ended. ``successor`` names who should be next."""
+
+    request: int
+    name: str
+    nonce: str
+    successor: str = ""
+
+
+class StepDownRequest(_Message, tag="sd"):
+    """Ask the holder, whoever it is, to let go; ``successor`` names who should be next."""
+
+    request: int
+    name: str
+    successor: str = ""
+
+
+class RevokeRequest(_Message, tag="rev"):
+    """End a lease that never expires, without its holder: an operator's explicit command."""
+
+    request: int
+    name: str
+    term: int
+
+
+class GetRequest(_Message, tag="get"):
+    """Read one lease from a majority."""
+
+    request: int
+    name: str
+
+
+class ListRequest(_Message, tag="list"):
+    """Read what this node knows, a page in name order."""
+
+    request: int
+    prefix: str = ""
+    after: str = ""
+    limit: int = 1000
+
+
+class WatchRequest(_Message, tag="watch"):
+    """Stream transitions of one lease, or of all that begin with ``prefix``; ``since`` is the last term seen."""
+
+    request: int
+    prefix: str
+    is_exact: bool = True
+    since: int = 0
+
+
+class VerifyRequest(_Message, tag="ver"):
+    """Ask a majority whether ``term`` is the current token."""
+
+    request: int
+    name: str
+    term: int
+
+
+class Spec(msgspec.Struct, frozen=True, array_like=True):
+    """What was declared for a lease: the second register.
+
+    Attributes:
+        duration_ms: None is never.
+        lock_delay_ms: Pause before a new holder after an unclean loss.
+        identities: Holder names that may hold; empty admits everybody.
+        mode: Active, Paused (nobody new) or ObserveOnly.
+    """
+
+    duration_ms: int | None
+    lock_delay_ms: int = 0
+    identities: tuple[str, ...] = ()
+    mode: str = "Active"
+
+
+class DeclareRequest(_Message, tag="dec"):
+    """Write the specification of a lease; None withdraws it."""
+
+    request: int
+    name: str
+    spec: Spec | None
+
+
+class StatusRequest(_Message, tag="stat"):
+    """Ask this node how it and the quorum are."""
+
+    request: int
+
+
+class UnwatchRequest(_Message, tag="unw"):
+    """End a watch."""
+
+    request: int
+
+
+# --- node to client ------------------------------------------------------------------------------------------
+
+
+class Granted(_Message, tag="G"):
+    """The lease is held: a majority durably says so.
+
+    Attributes:
+        seq: The round followed this message of the client; validity runs from its sending.
+        ordinal: Counts the grants of this session; a keepalive renews those up to its own ordinal.
+    """
+
+    request: int
+    name: str
+    nonce: str
+    term: int
+    duration_ms: int | None
+    seq: int
+    ordinal: int
+
+
+class Denied(_Message, tag="D"):
+    """Somebody else holds. A hint, and a time after which asking again makes sense; None is never."""
+
+    request: int
+    name: str
+    holder: Holder | None
+    term: int
+    retry_after_ms: int | None
+
+
+class Failed(_Message, tag="F"):
+    """The request failed; ``code`` is that of the error class (``errors.py``)."""
+
+    request: int
+    code: str
+    text: str
+
+
+class KeptAlive(_Message, tag="KA"):
+    """Every lease of the session up to ``ordinal`` was renewed, but those in ``failed``."""
+
+    seq: int
+    ordinal: int
+    failed: tuple[str, ...] = ()
+
+
+class Kept(_Message, tag="K"):
+    """One lease was renewed by a round of its own that followed ``seq``."""
+
+    name: str
+    nonce: str
+    seq: int
+
+
+class Lost(_Message, tag="L"):
+    """The lease is gone: another holder, or no majority keeps it."""
+
+    name: str
+    nonce: str
+    reason: str
+
+
+class StepDownAsked(_Message, tag="SD"):
+    """Please let go when your work has ended."""
+
+    name: str
+    nonce: str
+    successor: str
+
+
+class Done(_Message, tag="OK"):
+    """The request took effect; ``term`` is the term or generation it left."""
+
+    request: int
+    term: int = 0
+
+
+class LeaseInfo(msgspec.Struct, frozen=True, array_like=True):
+    """What is known of a lease.
+
+    Attributes:
+        state: ``held``, ``vacant``, or ``in transition`` (no majority reports one value).
+        remaining_ms: Until acceptors let go, seen from the answering node; None is never.
+        duration_ms: None is never.
+        acquired_at_ms: Wall clock, for people.
+    """
+
+    name: str
+    state: str
+    holder: Holder | None
+    term: int
+    duration_ms: int | None
+    remaining_ms: int | None
+    acquired_at_ms: int
+    candidates: tuple[str, ...] = ()
+
+
+class Leases(_Message, tag="LS"):
+    """Answer to ``GetRequest`` (one item or none) and ``ListRequest``; ``after`` continues the list."""
+
+    request: int
+    items: tuple[LeaseInfo, ...]
+    after: str = ""
+
+
+class Transition(_Message, tag="T"):
+    """A change of a watched lease.
+
+    Attributes:
+        kind: ``acquired``, ``released``, ``expired``, ``revoked``, ``transferred``; ``state`` for the first answer,
+            and ``resync`` where transitions may be missing between the last one and this.
+    """
+
+    request: int
+    name: str
+    kind: str
+    term: int
+    holder: Holder | None
+    at_ms: int
+
+
+class Verified(_Message, tag="V"):
+    """Whether the token is current, and which term is."""
+
+    request: int
+    is_current: bool
+    term: int
+
+
+class NodeStatus(_Message, tag="ST"):
+    """One node's view: itself first, then how it sees its peers."""
+
+    request: int
+    name: str
+    member: str
+    cluster: str
+    incarnation: int
+    epoch: int
+    version: str
+    ballot_highest: int
+    fsync_p99_ms: float
+    leases_held: int
+    sessions: int
+    members_total: int
+    members_healthy: int
+    can_lose: int
+    is_quorum_available: bool
+    peers: tuple[tuple[str, str, bool, float], ...]
+    """(name, member uuid, reachable, round trip in ms or -1)."""
+
+
+class GoAway(_Message, tag="GA"):
+    """This node is leaving: go to another, with the same nonces."""
+
+    reason: str
+
+
+ClientMessage = (
+    KeepAlive
+    | AcquireRequest
+    | CancelRequest
+    | ReleaseRequest
+    | StepDownRequest
+    | RevokeRequest
+    | GetRequest
+    | ListRequest
+    | WatchRequest
+    | UnwatchRequest
+    | VerifyRequest
+    | DeclareRequest
+    | StatusRequest
+    | Hello
+    | Refused
+)
+NodeMessage = (
+    Granted
+    | Denied
+    | Failed
+    | KeptAlive
+    | Kept
+    | Lost
+    | StepDownAsked
+    | Done
+    | Leases
+    | Transition
+    | Verified
+    | NodeStatus
+    | GoAway
+    | Hello
+    | Refused
+)
