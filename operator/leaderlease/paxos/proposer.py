@@ -111,6 +111,11 @@ class Outcome(Enum):
     FAILED = "failed"
     """Phase 1 succeeded and the value seen forbids the intent."""
 
+    @property
+    def is_chosen(self) -> bool:
+        """Tell whether a majority accepted a value under this ballot."""
+        return self in (Outcome.CHOSEN, Outcome.COMPLETED)
+
 
 class Phase(Enum):
     """Where an attempt stands."""
