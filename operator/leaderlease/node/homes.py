@@ -1,0 +1,111 @@
+"""What a node keeps for each lease that it proposes for, and for each session that it serves."""
+
+from collections import deque
+from typing import Any, Final, Protocol
+
+from leaderlease.node.ports import Timer
+from leaderlease.paxos.ballot import Ballot
+from leaderlease.paxos.lease import Holder, Value, digest
+from leaderlease.paxos.messages import RenewItem
+from leaderlease.paxos.proposer import Attempt
+
+LEASE = "l/"
+SPEC = "s/"
+"""Prefixes of the registers that hold leases and their specifications."""
+WAITERS_MAX: Final = 10_000
+"""Candidates of one lease at one node."""
+
+
+class Outbox(Protocol):
+    """Where messages for a client go."""
+
+    def push(self, message: Any) -> None:
+        """Queue a message; it is lost when the connection is."""
+
+
+class Session:
+    """One client connection, as the lease logic sees it."""
+
+    __slots__ = ("is_closed", "last_seq", "leases", "name", "ordinal", "outbox", "waits", "watches")
+
+    def __init__(self, outbox: Outbox, name: str) -> None:
+        self.outbox = outbox
+        self.name = name
+        self.last_seq = 0
+        self.ordinal = 0
+        self.leases: dict[str, Home] = {}
+        self.waits: dict[int, tuple[Home, Waiter]] = {}
+        self.watches: dict[int, Any] = {}
+        self.is_closed = False
+
+    def push(self, message: Any) -> None:
+        """Send to the client, unless it has gone."""
+        if not self.is_closed:
+            self.outbox.push(message)
+
+
+class Waiter:
+    """One candidate: a request that is neither granted nor denied yet."""
+
+    __slots__ = ("duration_ms", "holder", "is_cancelled", "is_waiting", "lock_delay_ms", "request", "session")
+
+    def __init__(
+        self,
+        session: Session,
+        request: int,
+        holder: Holder,
+        is_waiting: bool,
+        duration_ms: int | None,
+        lock_delay_ms: int,
+    ) -> None:
+        self.session = session
+        self.request = request
+        self.holder = holder
+        self.is_waiting = is_waiting
+        self.duration_ms = duration_ms
+        self.lock_delay_ms = lock_delay_ms
+        self.is_cancelled = False
+
+
+class Held:
+    """A grant that this node keeps alive for a session."""
+
+    __slots__ = ("ballot", "digest", "holder", "item", "session", "value")
+
+    def __init__(self, key: str, session: Session, ballot: Ballot, value: Value) -> None:
+        assert value.holder is not None
+        self.session = session
+        self.holder: Holder = value.holder
+        self.value = value
+        self.take(key, ballot)
+
+    def take(self, key: str, ballot: Ballot) -> None:
+        """Go on under another ballot of this node."""
+        self.ballot = ballot
+        self.digest = digest(self.value)
+        self.item = RenewItem(key, ballot.counter, self.digest)
+
+
+class Home:
+    """The proposer's side of one lease at this node."""
+
+    __slots__ = (
+        "failures", "held", "hold_off_until_ms", "is_busy", "key", "name", "prepared", "timer", "timer_at_ms",
+        "waiters",
+    )  # fmt: skip
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.name = key[len(LEASE) :]
+        self.waiters: deque[Waiter] = deque()
+        self.held: Held | None = None
+        self.prepared: Attempt | None = None
+        self.is_busy = False
+        self.failures = 0
+        self.timer: Timer | None = None
+        self.timer_at_ms = 0
+        self.hold_off_until_ms = 0
+
+    def is_idle(self) -> bool:
+        """Tell whether nothing here needs to be kept."""
+        return not self.waiters and self.held is None and self.prepared is None and not self.is_busy
