@@ -1,6 +1,7 @@
 """What a node keeps for each lease that it proposes for, and for each session that it serves."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from leaderlease.node.ports import Timer
@@ -14,6 +15,8 @@ SPEC = "s/"
 """Prefixes of the registers that hold leases and their specifications."""
 WAITERS_MAX: Final = 10_000
 """Candidates of one lease at one node."""
+TODO_MAX: Final = 64
+"""Requests that wait until the attempt of their lease has ended."""
 
 
 class Outbox(Protocol):
@@ -90,8 +93,8 @@ class Home:
     """The proposer's side of one lease at this node."""
 
     __slots__ = (
-        "failures", "held", "hold_off_until_ms", "is_busy", "key", "name", "prepared", "timer", "timer_at_ms",
-        "waiters",
+        "failures", "held", "hold_off_until_ms", "is_busy", "key", "name", "prepared", "timer", "todo", "waiters",
+        "wins",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
@@ -102,10 +105,13 @@ class Home:
         self.prepared: Attempt | None = None
         self.is_busy = False
         self.failures = 0
+        self.wins = 0
+        """Grants from this node's queue in a row, since another node's candidate had its turn."""
         self.timer: Timer | None = None
-        self.timer_at_ms = 0
         self.hold_off_until_ms = 0
+        self.todo: deque[Callable[[], None]] = deque()
+        """What has to wait until the attempt that is under way has ended."""
 
     def is_idle(self) -> bool:
         """Tell whether nothing here needs to be kept."""
-        return not self.waiters and self.held is None and self.prepared is None and not self.is_busy
+        return not (self.waiters or self.held or self.prepared or self.is_busy or self.todo)

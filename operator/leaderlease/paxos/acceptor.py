@@ -92,7 +92,7 @@ Asked = Prepare | Accept | Peek
 class Register:
     """One register: the durable image, the volatile timer, and what waits for the disk."""
 
-    __slots__ = ("accepted", "deferred", "digest", "expires_ms", "pending", "promised", "value")
+    __slots__ = ("accepted", "deferred", "digest", "expires_ms", "is_let_go", "pending", "promised", "value")
 
     def __init__(self) -> None:
         self.promised = ZERO
@@ -102,6 +102,8 @@ class Register:
         self.expires_ms = RELEASED
         self.pending: tuple[str, Prepare | Accept, Record] | None = None
         self.deferred: deque[tuple[str, Asked]] | None = None
+        self.is_let_go = False
+        """The pending value was released before it was durable."""
 
     def remaining_ms(self, now_ms: int) -> int | None:
         """Return what is left of the timer: 0 when nothing guards the value, None for never."""
@@ -243,22 +245,29 @@ class Acceptor:
                 register.expires_ms = max(register.expires_ms, _expiry(value, now_ms))
         return Renewed(msg.attempt, tuple(nacked), tuple(unknown))
 
-    def release(self, msg: Release) -> bool:
+    def release(self, msg: Release) -> Value | None:
         """Stop the timer of exactly this value; volatile is enough, for a restart only waits longer.
 
-        A *never* lease is not released so: that takes a durable write (section 4).
+        A value that is still on its way to the disk is installed without a timer. A *never* lease is not released
+        so: that takes a durable write (section 4).
+
+        Returns: What was released, or None.
         """
         register = self.registers.get(msg.key)
-        if (
-            msg.epoch != self.epoch
-            or register is None
-            or register.pending is not None
-            or (register.accepted, register.digest) != (msg.ballot, msg.digest)
-            or register.expires_ms == NEVER
-        ):
-            return False
+        if msg.epoch != self.epoch or register is None:
+            return None
+        if register.pending is not None:
+            _, asked, _ = register.pending
+            if type(asked) is not Accept or asked.value.is_never:
+                return None
+            if (asked.ballot, digest(asked.value)) != (msg.ballot, msg.digest):
+                return None
+            register.is_let_go = True
+            return asked.value
+        if (register.accepted, register.digest) != (msg.ballot, msg.digest) or register.expires_ms == NEVER:
+            return None
         register.expires_ms = RELEASED
-        return True
+        return register.value
 
     def sync(self, origin: str, msg: SyncRequest) -> list[Effect]:
         """Return a page of accepted values: late copies of their proposers' own Accepts, so always legitimate."""
@@ -337,8 +346,9 @@ class Acceptor:
         register.accepted, register.value = msg.ballot, msg.value
         register.digest = digest(msg.value)
         register.expires_ms = max(before_ms, _expiry(msg.value, now_ms))
-        if msg.value.holder is None:
+        if msg.value.holder is None or register.is_let_go:
             register.expires_ms = RELEASED
+        register.is_let_go = False
         self.digest ^= fingerprint ^ _fingerprint(msg.key, msg.ballot, register.digest)
 
     def _peek(self, msg: Peek, now_ms: int) -> Peeked:
