@@ -82,6 +82,7 @@ class Driver:
         # R5: the acceptor arms every timer here, before anything is answered.
         self.acceptor = Acceptor(self.epoch, loaded.records, loaded.ceiling, ports.now_ms())
         self.proposer = Proposer(member, incarnation)
+        self.proposer.counter = self.acceptor.counter_max
         self.learner = Learner(self.stats, ports.wall_ms, ports.now_ms)
         self.connected: set[str] = {member}
         self.round_trip_ms: dict[str, float] = {}
@@ -308,7 +309,7 @@ class Driver:
             return
         if attempt.phase is Phase.ACCEPTING and not running.accept_us:
             running.accept_us = self.ports.now_us()
-            self.stats.phase_seconds["prepare"].append((running.accept_us - running.start_us) / 1e6)
+            self.stats.phase_seconds["prepare"].observe((running.accept_us - running.start_us) / 1e6)
         if attempt.phase is Phase.DONE or (attempt.phase is Phase.PREPARED and attempt.intent is None):
             self._end(running)
 
@@ -321,8 +322,7 @@ class Driver:
             if attempt.outcome is not None and attempt.outcome.is_chosen:
                 self.stats.proposals_committed += 1
                 took = (self.ports.now_us() - running.accept_us) / 1e6
-                self.stats.phase_seconds["accept"].append(took)
+                self.stats.phase_seconds["accept"].observe(took)
             else:
                 self.stats.proposals_failed += 1
         running.on_end(attempt)
-

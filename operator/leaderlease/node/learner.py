@@ -143,7 +143,7 @@ class Learner:
         if view.ended:
             gap_ms = self._now_ms() - view.changed_at_ms
             self._stats.leaderless_ms += gap_ms
-            self._stats.failover_seconds.append(gap_ms / 1000)
+            self._stats.failover_seconds.observe(gap_ms / 1000)
         view.changed_at_ms = self._now_ms()
 
     def _emit(self, name: str, view: View, kind: str, holder: Holder | None) -> None:
@@ -157,6 +157,4 @@ class Learner:
 
 
 def _addressed(transition: Transition, request: int) -> Transition:
-    return Transition(
-        request, transition.name, transition.kind, transition.term, transition.holder, transition.at_ms
-    )
+    return Transition(request, transition.name, transition.kind, transition.term, transition.holder, transition.at_ms)

@@ -175,9 +175,7 @@ class Leases:
                 self._deny(home, seen, remaining_ms)
                 self._hold_off(home, remaining_ms)
 
-    def grant(
-        self, home: Home, waiter: Waiter, basis: int, attempt: Attempt, value: Value, reason: str
-    ) -> None:
+    def grant(self, home: Home, waiter: Waiter, basis: int, attempt: Attempt, value: Value, reason: str) -> None:
         """Tell a candidate that it holds: a majority has accepted ``value`` in this attempt (rule 1)."""
         if waiter in home.waiters:
             home.waiters.remove(waiter)
@@ -475,9 +473,7 @@ def _free_in_ms(attempt: Attempt) -> int | None:
     endless = 1 << 62
     if attempt.outcome is Outcome.COMPLETED:
         return None
-    waits = sorted(
-        endless if live.remaining_ms is None else live.remaining_ms for live in attempt.lives.values()
-    )
+    waits = sorted(endless if live.remaining_ms is None else live.remaining_ms for live in attempt.lives.values())
     members = len(attempt.quorum.members)
     must_lapse = max(1, members // 2 + 1 - (members - len(waits)))
     if len(waits) < must_lapse or waits[must_lapse - 1] == endless:

@@ -43,7 +43,7 @@ class Reading(msgspec.Struct, frozen=True):
     answered: frozenset[str]
 
 
-OnRead = Callable[[Reading], None]
+OnRead = Callable[[Reading], object]
 
 
 class Read:

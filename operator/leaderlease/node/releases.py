@@ -87,9 +87,9 @@ class Releases:
         wanted = successor and put_first(home, lambda waiter: waiter.holder.name == successor)
         register = self._driver.acceptor.registers.get(home.key)
         ballot, value = held.ballot, held.value
-        if register is not None and register.value is not None and register.value.nonce == value.nonce:
-            # A take-over may have moved it to a higher ballot while this waited.
-            ballot, value = register.accepted, register.value
+        if register is not None and register.value == value and register.accepted > ballot:
+            # A take-over has moved it to a higher ballot while this waited.
+            ballot = register.accepted
         if wanted and not home.is_busy:
             self._hand_over(home, ballot, value, on_end)
         elif value.is_never:

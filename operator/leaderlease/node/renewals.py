@@ -110,9 +110,7 @@ class Renewals:
         attempt = self._attempt
         self._rounds[attempt] = round_
         round_.timer = driver.ports.call_later(ROUND_TIMEOUT_MS, lambda: self._expire(attempt))
-        renew = Renew(
-            driver.epoch, attempt, driver.member, driver.proposer.incarnation, tuple(round_.items)
-        )
+        renew = Renew(driver.epoch, attempt, driver.member, driver.proposer.incarnation, tuple(round_.items))
         driver.broadcast(renew)
         self._on_renewed(driver.member, driver.acceptor.renew(renew, driver.ports.now_ms()))
 

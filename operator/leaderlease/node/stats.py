@@ -1,13 +1,21 @@
-"""Counters of one node: plain integers, read by ``metrics.py`` when somebody scrapes."""
+"""What happened in this process since it started; ``metrics.py`` reads it when somebody scrapes."""
 
 from collections import Counter, deque
+from typing import Final
 
-SAMPLES_MAX = 4096
-"""Latest samples kept of each duration until the next scrape takes them."""
+from prometheus_client import Histogram
+
+RECENT_MAX: Final = 1024
+"""Latest commits that the percentile is taken over."""
+FINE_S: Final = tuple(0.00025 * 2**n for n in range(14))
+"""0.25 ms to 2 s, doubling."""
+FSYNC_S: Final = tuple(0.001 * 2**n for n in range(14))
+"""As etcd has them: 1 ms to 8 s, doubling."""
+FAILOVER_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class Stats:
-    """What happened in this process since it started."""
+    """Counters are plain integers; durations go into histograms that nobody has to empty."""
 
     def __init__(self) -> None:
         self.ballots_started = 0
@@ -21,8 +29,36 @@ class Stats:
         self.protocol_errors: Counter[str] = Counter()
         self.sessions_refused = 0
         self.leaderless_ms = 0
-        self.phase_seconds: dict[str, deque[float]] = {
-            "prepare": deque(maxlen=SAMPLES_MAX),
-            "accept": deque(maxlen=SAMPLES_MAX),
-        }
-        self.failover_seconds: deque[float] = deque(maxlen=SAMPLES_MAX)
+        phase = Histogram(
+            "leaderlease_phase_duration_seconds",
+            "From the first message of a Paxos phase to its majority.",
+            ["phase"],
+            registry=None,
+            buckets=FINE_S,
+        )
+        self.phase = phase
+        self.phase_seconds = {name: phase.labels(name) for name in ("prepare", "accept")}
+        self.failover_seconds = Histogram(
+            "leaderlease_failover_seconds",
+            "From the end of one holder, as this node saw it, to the next.",
+            registry=None,
+            buckets=FAILOVER_S,
+        )
+        self.fsync_seconds = Histogram(
+            "leaderlease_fsync_duration_seconds",
+            "Commits of this node's disk.",
+            registry=None,
+            buckets=FSYNC_S,
+        )
+        self._fsync_recent: deque[float] = deque(maxlen=RECENT_MAX)
+
+    def committed(self, seconds: list[float]) -> None:
+        """Take the durations of some commits."""
+        for duration in seconds:
+            self.fsync_seconds.observe(duration)
+        self._fsync_recent.extend(seconds)
+
+    def fsync_p99_ms(self) -> float:
+        """Return the 99th percentile of the latest commits, in milliseconds; 0.0 when there were none."""
+        ordered = sorted(self._fsync_recent)
+        return ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)] * 1000 if ordered else 0.0

@@ -1,0 +1,308 @@
+"""Connections between members: each dials every other for its own requests, and answers come back on the same one.
+
+Rule 1: a member is whom its hello says, if cluster, configuration and history agree; a disk that went back in time or
+        runs twice is refused (R8, H24).
+Rule 2: a connection on which nothing was heard for ``SILENCE_MAX_S`` is dead, whatever TCP says.
+Rule 3: reconnects never stop, and their pauses are bounded.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+
+from leaderlease.node.connection import Connection
+from leaderlease.paxos.membership import Configuration, Member
+from leaderlease.paxos.messages import Ping, Renew, Renewed
+from leaderlease.storage.base import Storage
+from leaderlease.wire.codec import PEER
+from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Refused
+
+PING_PERIOD_S: Final = 0.5
+SILENCE_MAX_S: Final = 2.0
+"""A peer that answers no ping for this long counts as gone, and is dialled again."""
+CONNECT_TIMEOUT_S: Final = 2.0
+BACKOFF_FIRST_S: Final = 0.05
+BACKOFF_MAX_S: Final = 2.0
+"""Bounds of the pause before a peer is dialled again; doubles with each failure, and is spread by half."""
+INBOUND_MAX: Final = 64
+"""Connections that other members may hold open here."""
+
+logger = logging.getLogger("leaderlease.peers")
+
+
+class Directory:
+    """Who the members are, and which lives of them were seen (rule 1).
+
+    Args:
+        configuration: Of the quorum.
+        storage: Remembers the lives of peers over a restart.
+        hello: Makes this member's own hello.
+    """
+
+    def __init__(self, configuration: Configuration, storage: Storage, hello: Callable[[], Hello]) -> None:
+        self.configuration = configuration
+        self.hello = hello
+        self._storage = storage
+        self._lives = storage.peers()
+
+    def refusal(self, hello: Hello, expected: str = "") -> str:
+        """Say why this peer cannot be talked to, in one sentence; empty if it can.
+
+        Args:
+            hello: What it said.
+            expected: uuid of the member that was dialled; empty on the answering side.
+        """
+        own = self.hello()
+        configuration = self.configuration
+        if hello.role != "peer":
+            return "this port is for members of the quorum; clients use the client port"
+        if hello.version_min > PROTOCOL_MAX or hello.version_max < PROTOCOL_MIN:
+            return (
+                f"{hello.name or hello.member} speaks protocol {hello.version_min} to {hello.version_max}, "
+                f"{own.name} {PROTOCOL_MIN} to {PROTOCOL_MAX}: upgrade the older one"
+            )
+        if hello.cluster != configuration.cluster:
+            return f"{hello.name} is of cluster {hello.cluster or 'none yet'}, {own.name} of {configuration.cluster}"
+        if configuration.member(hello.member) is None:
+            return f"{hello.name} ({hello.member}) is no member under epoch {configuration.epoch}"
+        if hello.member == own.member:
+            return f"{hello.name} at {hello.address} has the same member uuid as {own.name}: a cloned disk"
+        if expected and hello.member != expected:
+            return f"{hello.name} answers as {hello.member} where {expected} was expected"
+        return self._history_refusal(hello)
+
+    def _history_refusal(self, hello: Hello) -> str:
+        incarnation, boot_nonce = self._lives.get(hello.member, (0, ""))
+        if hello.incarnation < incarnation:
+            return (
+                f"{hello.name} comes back with incarnation {hello.incarnation} after {incarnation}: its disk was rolled "
+                "back, and what it promised since is lost; replace the member"
+            )
+        if hello.incarnation == incarnation and hello.boot_nonce != boot_nonce:
+            return f"{hello.name} runs twice under incarnation {incarnation}: its disk was copied; stop one of them"
+        return ""
+
+    def remember(self, hello: Hello) -> None:
+        """Remember this life of a peer, durably."""
+        life = (hello.incarnation, hello.boot_nonce)
+        if self._lives.get(hello.member) != life:
+            self._lives[hello.member] = life
+            self._storage.remember_peer(hello.member, *life, lambda: None)
+
+
+class PeerLink:
+    """The connection that this member dials to one other."""
+
+    def __init__(self, peers: "Peers", member: Member) -> None:
+        self._peers = peers
+        self.member = member
+        self.connection: Connection | None = None
+        self.is_up = False
+        self.last_error = ""
+        self._failures = 0
+        self._closed = asyncio.Event()
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep dialling until cancelled (rule 3)."""
+        while True:
+            self._hurry.clear()
+            await self._once()
+            self._failures += 1
+            limit = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 10))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(limit * (0.5 + random.random() / 2)):
+                    await self._hurry.wait()
+
+    def hurry(self) -> None:
+        """Dial now: the peer has just dialled us, so it is there."""
+        self._hurry.set()
+
+    async def _once(self) -> None:
+        loop = asyncio.get_running_loop()
+        host, _, port = self.member.address.rpartition(":")
+        connection = Connection(loop, PEER, self)
+        self._closed.clear()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                await loop.create_connection(
+                    lambda: connection, host.strip("[]"), int(port), ssl=self._peers.client_tls
+                )
+        except (OSError, ssl.SSLError, TimeoutError) as error:
+            self._note(str(error) or type(error).__name__)
+            return
+        self.connection = connection
+        connection.push(self._peers.directory.hello())
+        try:
+            while connection.is_open:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(PING_PERIOD_S):
+                        await self._closed.wait()
+                        return
+                self._ping(connection, loop.time())
+        finally:
+            connection.drop("this node leaves")
+
+    def _ping(self, connection: Connection, now_s: float) -> None:
+        if now_s - connection.last_heard_s > SILENCE_MAX_S:
+            connection.drop(f"silent for {SILENCE_MAX_S:g} s")
+        elif self.is_up:
+            connection.push_urgent(Ping(0, self._peers.now_us()))
+
+    def _note(self, reason: str) -> None:
+        if reason != self.last_error:
+            logger.warning("%s at %s: %s", self.member.name, self.member.address, reason)
+            self.last_error = reason
+
+    def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
+        """Take the peer's answer to our hello."""
+        if isinstance(hello, Refused):
+            self._peers.on_refused(self.member, hello)
+            connection.close(hello.text)
+            return
+        reason = self._peers.directory.refusal(hello, expected=self.member.uuid)
+        if reason:
+            connection.close(reason)
+            return
+        self._peers.directory.remember(hello)
+        connection.member = hello.member
+        self._failures = 0
+        self.last_error = ""
+        self.is_up = True
+        self._peers.on_change(hello.member, True)
+
+    def on_message(self, connection: Connection, message: Any) -> None:
+        """Hand an answer to the driver."""
+        if isinstance(message, Refused):
+            self._peers.on_refused(self.member, message)
+            connection.close(message.text)
+        elif connection.member:
+            self._peers.on_message_from(connection.member, message)
+
+    def on_closed(self, connection: Connection, reason: str) -> None:
+        """The connection has gone; ``run`` dials again."""
+        self._note(reason)
+        self.connection = None
+        self._closed.set()
+        if self.is_up:
+            self.is_up = False
+            self._peers.on_change(self.member.uuid, False)
+
+
+class Peers:
+    """All connections to and from other members.
+
+    Args:
+        directory: Who they are.
+        member: This member's uuid.
+        on_message: Called with (member uuid, message).
+        on_change: Called with (member uuid, whether it can be asked).
+        on_refused: Called with (member, why it refuses this one).
+        now_us: Clock for round trips.
+        client_tls: For dialling; None is plain TCP.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        member: str,
+        *,
+        on_message: Callable[[str, Any], None],
+        on_change: Callable[[str, bool], None],
+        on_refused: Callable[[Member, Refused], None],
+        now_us: Callable[[], int],
+        client_tls: ssl.SSLContext | None,
+    ) -> None:
+        self.directory = directory
+        self.on_message_from = on_message
+        self.on_change = on_change
+        self.on_refused = on_refused
+        self.now_us = now_us
+        self.client_tls = client_tls
+        configuration = directory.configuration
+        others = [m for m in (*configuration.members, *configuration.joining) if m.uuid != member]
+        self.links = {other.uuid: PeerLink(self, other) for other in others}
+        self._inbound: dict[str, Connection] = {}
+        self._accepted: set[Connection] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to dial every other member."""
+        self._tasks = [asyncio.create_task(link.run()) for link in self.links.values()]
+
+    async def stop(self) -> None:
+        """Close everything."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in list(self._accepted):
+            connection.close("this node leaves")
+
+    def accept(self) -> Connection:
+        """Make the protocol of one inbound connection; for ``loop.create_server``."""
+        connection = Connection(asyncio.get_running_loop(), PEER, self)
+        self._accepted.add(connection)
+        return connection
+
+    def send(self, member: str, message: Any) -> None:
+        """Send a request to a peer; lost when it cannot be reached."""
+        link = self.links.get(member)
+        if link is not None and link.is_up and link.connection is not None:
+            if type(message) is Renew:
+                link.connection.push_urgent(message)
+            else:
+                link.connection.push(message)
+
+    def reply(self, member: str, message: Any) -> None:
+        """Answer a peer on the connection that it dialled."""
+        connection = self._inbound.get(member)
+        if connection is not None:
+            if type(message) is Renewed:
+                connection.push_urgent(message)
+            else:
+                connection.push(message)
+
+    # --- inbound ---------------------------------------------------------------------------------------------
+
+    def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
+        """Check who dials, and answer with our own hello."""
+        if isinstance(hello, Refused):
+            connection.close(hello.text)
+            return
+        if hello.role == "peer" and hello.epoch == 0 and not hello.configuration:
+            # A member that has not been bootstrapped asks whether a quorum exists already.
+            connection.push(self.directory.hello())
+            connection.close("answered")
+            return
+        reason = self.directory.refusal(hello)
+        if len(self._accepted) > INBOUND_MAX:
+            reason = reason or f"{INBOUND_MAX} connections are open already"
+        if reason:
+            logger.warning("refused %s: %s", connection.remote, reason)
+            connection.refuse("refused", reason)
+            return
+        self.directory.remember(hello)
+        before = self._inbound.get(hello.member)
+        if before is not None:
+            before.close("dialled again")
+        connection.member = hello.member
+        self._inbound[hello.member] = connection
+        connection.push(self.directory.hello())
+        link = self.links.get(hello.member)
+        if link is not None and not link.is_up:
+            link.hurry()
+
+    def on_message(self, connection: Connection, message: Any) -> None:
+        """Hand a peer's request, or an answer to one of ours, to the driver."""
+        if connection.member:
+            self.on_message_from(connection.member, message)
+
+    def on_closed(self, connection: Connection, reason: str) -> None:
+        """An inbound connection has gone."""
+        self._accepted.discard(connection)
+        if connection.member and self._inbound.get(connection.member) is connection:
+            del self._inbound[connection.member]

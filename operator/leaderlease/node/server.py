@@ -1,0 +1,103 @@
+"""The client port: sessions over TCP.
+
+Rule 1: a client is greeted before it is served; what it cannot be served with is refused in one sentence.
+Rule 2: connections are bounded; one too many is refused, not queued.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final
+
+from leaderlease.errors import RemoteProtocolError
+from leaderlease.node.connection import Connection
+from leaderlease.node.sessions import Sessions
+from leaderlease.wire.codec import NODE
+from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, GoAway, Hello, Refused
+
+CONNECTIONS_MAX: Final = 20_000
+"""Client connections of one node."""
+
+logger = logging.getLogger("leaderlease.server")
+
+
+class Server:
+    """Every client connection of one node.
+
+    Args:
+        sessions: Who answers.
+        hello: Makes this node's own hello.
+    """
+
+    def __init__(self, sessions: Sessions, hello: Callable[[], Hello]) -> None:
+        self._sessions = sessions
+        self._hello = hello
+        self._connections: set[Connection] = set()
+        self._is_leaving = False
+        self.on_empty: Callable[[], None] = lambda: None
+
+    def accept(self) -> Connection:
+        """Make the protocol of one connection; for ``loop.create_server``."""
+        connection = Connection(asyncio.get_running_loop(), NODE, self)
+        self._connections.add(connection)
+        return connection
+
+    def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
+        """Greet a client, or say why not."""
+        reason = self._refusal(hello)
+        if reason:
+            self._sessions.driver.stats.sessions_refused += 1
+            logger.warning("refused %s: %s", connection.remote, reason)
+            connection.refuse("refused", reason)
+            return
+        assert isinstance(hello, Hello)
+        connection.context = self._sessions.open(connection, hello.name)
+        connection.push(self._hello())
+
+    def _refusal(self, hello: Hello | Refused) -> str:
+        if isinstance(hello, Refused):
+            return f"the client refused: {hello.text}"
+        if hello.role != "client":
+            return "this port is for clients; members of the quorum use the peer port"
+        if hello.version_min > PROTOCOL_MAX or hello.version_max < PROTOCOL_MIN:
+            return (
+                f"the client speaks protocol {hello.version_min} to {hello.version_max}, this node {PROTOCOL_MIN} to "
+                f"{PROTOCOL_MAX}: upgrade the older one"
+            )
+        cluster = self._sessions.driver.configuration.cluster
+        if hello.cluster and hello.cluster != cluster:
+            return f"the client wants cluster {hello.cluster}, this node is of {cluster}"
+        if len(self._connections) > CONNECTIONS_MAX:
+            return f"{CONNECTIONS_MAX} connections are open already; use another node"
+        return "this node is leaving; use another" if self._is_leaving else ""
+
+    def on_message(self, connection: Connection, message: Any) -> None:
+        """Hand a request to its session."""
+        if connection.context is None:
+            return
+        try:
+            self._sessions.receive(connection.context, message)
+        except RemoteProtocolError:
+            self._sessions.driver.stats.protocol_errors["client"] += 1
+            raise
+
+    def on_closed(self, connection: Connection, reason: str) -> None:
+        """End the session."""
+        self._connections.discard(connection)
+        if connection.context is not None:
+            self._sessions.close(connection.context)
+            connection.context = None
+        if self._is_leaving and not self._connections:
+            self.on_empty()
+
+    def leave(self) -> bool:
+        """Send every client to another node; return whether any is connected."""
+        self._is_leaving = True
+        for connection in list(self._connections):
+            connection.push(GoAway("this node is leaving"))
+        return bool(self._connections)
+
+    def close(self) -> None:
+        """Close what is still open."""
+        for connection in list(self._connections):
+            connection.close("this node leaves")

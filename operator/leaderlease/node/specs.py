@@ -1,0 +1,142 @@
+"""What was declared for each lease: a second register, written by the operator or the command line.
+
+Rule 1: a lease that is not declared cannot be acquired, unless the node declares by itself (``auto_declare``).
+Rule 2: this node's own copy answers where it has one; where it has none a majority is asked, so a node that was away
+        does not refuse what others know.
+Rule 3: a withdrawn declaration leaves a tombstone: the generation goes on rising (R7).
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from leaderlease.errors import ConfigError
+from leaderlease.node.driver import Driver
+from leaderlease.node.homes import SPEC
+from leaderlease.node.reads import Reading, Reads, ReadState
+from leaderlease.paxos.acceptor import Record
+from leaderlease.paxos.lease import DURATION_DEFAULT_MS, LOCK_DELAY_MAX_MS, Value, check_value
+from leaderlease.paxos.proposer import Attempt, Outcome, Write
+from leaderlease.wire.session import Spec
+
+MODES: Final = ("Active", "Paused", "ObserveOnly")
+IDENTITIES_MAX: Final = 256
+UNDECLARED_TTL_MS: Final = 5_000
+"""How long "nobody declared it" is believed before a majority is asked again."""
+UNDECLARED_MAX: Final = 20_000
+"""Names that are remembered as undeclared."""
+WRITE_RETRIES_MAX: Final = 10
+WRITE_BACKOFF_MS: Final = 50
+"""Ballots for one declaration, and the longest random pause between two."""
+
+AUTOMATIC: Final = Spec(DURATION_DEFAULT_MS)
+"""What a node that declares by itself takes for a lease that nobody declared."""
+
+OnSpec = Callable[[Spec | None, str], None]
+"""Called with (spec, ""), with (None, "") where none was declared, or (None, text) where nobody could say."""
+OnEnd = Callable[[int, str, str], None]
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Spec)
+
+
+def check_spec(spec: Spec) -> None:
+    """Refuse a specification that cannot work.
+
+    Raises:
+        ConfigError: Names the field, the value and what is allowed.
+    """
+    check_value(Value(1, None, spec.duration_ms))
+    if not 0 <= spec.lock_delay_ms <= LOCK_DELAY_MAX_MS:
+        raise ConfigError(f"lock_delay: {spec.lock_delay_ms} ms is outside [0, 1h]")
+    if spec.mode not in MODES:
+        raise ConfigError(f"mode: {spec.mode!r} is none of {', '.join(MODES)}")
+    if len(spec.identities) > IDENTITIES_MAX or not all(0 < len(name) <= 253 for name in spec.identities):
+        raise ConfigError(f"identities: at most {IDENTITIES_MAX} names, each of 1 to 253 characters")
+
+
+class Specs:
+    """Declared specifications, as this node knows them."""
+
+    def __init__(self, driver: Driver, reads: Reads, auto_declare: bool) -> None:
+        self._driver = driver
+        self._reads = reads
+        self._auto_declare = auto_declare
+        self.declared: dict[str, Spec] = {}
+        self._undeclared_until_ms: dict[str, int] = {}
+        self._writing: set[str] = set()
+        driver.on_installed.append(self._on_installed)
+        for key, register in driver.acceptor.registers.items():
+            if key.startswith(SPEC) and register.value is not None:
+                self._take(key, register.value)
+
+    def look_up(self, name: str, on_spec: OnSpec) -> None:
+        """Find what was declared for a lease, here or at a majority."""
+        spec = self.declared.get(name)
+        until_ms = self._undeclared_until_ms.get(name, 0)
+        if spec is not None:
+            on_spec(spec, "")
+        elif until_ms > self._driver.ports.now_ms():
+            on_spec(AUTOMATIC if self._auto_declare else None, "")
+        else:
+            self._reads.read(SPEC + name, lambda reading: self._found(name, reading, on_spec))
+
+    def declare(self, name: str, spec: Spec | None, on_end: OnEnd) -> None:
+        """Write what is declared; None withdraws it. ``on_end`` gets the generation."""
+        if name in self._writing:
+            on_end(0, "unknown", f"{name}: another declaration is being written; ask again")
+            return
+        self._writing.add(name)
+
+        def end(term: int, code: str, text: str) -> None:
+            self._writing.discard(name)
+            on_end(term, code, text)
+
+        body = _encoder.encode(spec) if spec is not None else b""
+        self._write(name, body, end, WRITE_RETRIES_MAX)
+
+    def _write(self, name: str, body: bytes, on_end: OnEnd, retries: int) -> None:
+        driver = self._driver
+        if not driver.is_quorum_connected():
+            on_end(0, "quorum", driver.quorum.missing(driver.connected))
+            return
+
+        def end(attempt: Attempt) -> None:
+            if attempt.outcome is Outcome.CHOSEN and attempt.decision is not None:
+                self._take(SPEC + name, attempt.decision.value)
+                on_end(attempt.decision.value.term, "", "")
+            elif retries:
+                pause_ms = 1 + driver.ports.random() * WRITE_BACKOFF_MS
+                driver.ports.call_later(pause_ms, lambda: self._write(name, body, on_end, retries - 1))
+            else:
+                text = f"{name}: {attempt.quorum.missing(attempt.accepted or attempt.promises)}; ask again"
+                on_end(0, "unknown", text)
+
+        driver.start(SPEC + name, "", Write(body), end)
+
+    def _found(self, name: str, reading: Reading, on_spec: OnSpec) -> None:
+        if reading.state is ReadState.UNAVAILABLE:
+            on_spec(None, self._driver.quorum.missing(reading.answered))
+            return
+        if reading.value is not None:
+            self._take(SPEC + name, reading.value)
+        spec = self.declared.get(name)
+        if spec is None:
+            if len(self._undeclared_until_ms) >= UNDECLARED_MAX:
+                self._undeclared_until_ms.clear()
+            self._undeclared_until_ms[name] = self._driver.ports.now_ms() + UNDECLARED_TTL_MS
+            spec = AUTOMATIC if self._auto_declare else None
+        on_spec(spec, "")
+
+    def _on_installed(self, record: Record) -> None:
+        if record.key.startswith(SPEC) and record.value is not None:
+            self._take(record.key, record.value)
+
+    def _take(self, key: str, value: Value) -> None:
+        name = key[len(SPEC) :]
+        self._undeclared_until_ms.pop(name, None)
+        if value.body:
+            self.declared[name] = _decoder.decode(value.body)
+        else:
+            self.declared.pop(name, None)
