@@ -129,14 +129,16 @@ class SqliteStorage:
 
     def close(self) -> None:
         """Finish what is queued, then close; no callback runs later."""
-        if self._writer is not None:
-            self._writer.close()
-        if self._connection is not None:
-            # After a failure this copies only what was committed, and fsynced, before it.
-            self._connection.close()
-            self._connection = None
-        self._reread = _closed
-        self._lock.release()
+        try:
+            if self._writer is not None:
+                self._writer.close()
+            if self._connection is not None:
+                # After a failure this copies only what was committed, and fsynced, before it.
+                self._connection.close()
+                self._connection = None
+        finally:
+            self._reread = _closed
+            self._lock.release()
 
     def _open_writer(self) -> Writer:
         if self._writer is None:

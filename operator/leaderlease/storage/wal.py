@@ -7,7 +7,8 @@ Rule 1: a transaction enters the log only after the one before it was fsynced. S
         the last; frames of this log *behind* the torn one's commit prove that the disk lost durable data.
 Rule 2: nothing is written. ``image`` applies the log to a copy in memory; the files keep every bit of evidence.
 
-What this cannot see is the loss of exactly the last transaction: it looks like a torn write.
+What this cannot see: damage to exactly the last transaction looks like a torn write, a file that was cut short like
+one that never grew.
 
 Source: sqlite.org/fileformat2.html, section 4 "The Write-Ahead Log".
 """
