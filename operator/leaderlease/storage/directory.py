@@ -50,9 +50,7 @@ class DirectoryLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
-            raise WrongDirectory(
-                f"{directory}: locked by another process. Stop the node that runs on it, or choose another directory"
-            ) from None
+            raise locked(directory) from None
         except OSError as error:
             self.release()
             raise explain(directory, error) from error
@@ -69,6 +67,9 @@ def explain(directory: Path, error: Exception) -> StorageError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if isinstance(error, StorageError):
         return error
+    if code == sqlite3.SQLITE_BUSY:
+        # Not one of our nodes, which would have the lock: somebody looks with another program.
+        return locked(directory)
     if code in _DAMAGES or (type(error) is sqlite3.DatabaseError and not code):
         return corrupt(directory, [str(error)])
     if code in _DISK_ERRORS:
@@ -80,6 +81,13 @@ def explain(directory: Path, error: Exception) -> StorageError:
             f"{directory}: cannot be used: {error}. Mount it read-write and let this user read and write it"
         )
     return DiskFailed(f"{directory}: a write failed: {error!r}. The node leaves; start it again")
+
+
+def locked(directory: Path) -> WrongDirectory:
+    """Return the error for a directory that is in use."""
+    return WrongDirectory(
+        f"{directory}: locked by another process. Stop the node that runs on it, or choose another directory"
+    )
 
 
 def corrupt(directory: Path, problems: list[str]) -> CorruptRecord:
@@ -174,7 +182,10 @@ def read_image(directory: Path) -> Contents:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     try:
         wal = read_wal(wal_of(path))
-        connection.deserialize(image(path, wal))
+        data = image(path, wal)
+        if not data:
+            raise corrupt(directory, [f"{DATABASE} is empty"])
+        connection.deserialize(data)
         check_format(directory, connection)
         contents = read_contents(connection)
     except sqlite3.Error as error:

@@ -218,7 +218,8 @@ def _open_to_write(
 
 def _connect(directory: Path, contents: Contents) -> sqlite3.Connection:
     """Let SQLite take over what was read and checked."""
-    connection = sqlite3.connect(directory / DATABASE, isolation_level=None, check_same_thread=False)
+    path = directory / DATABASE
+    connection = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
     try:
         for pragma in (
             # First: the lock on the directory makes SQLite's own, and the file that shares them, superfluous.
