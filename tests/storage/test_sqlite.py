@@ -304,6 +304,26 @@ def test_crashed_copy_opens_with_all_of_it(
     assert inspect(crashed).problems == ()
 
 
+def test_start_makes_durable_what_it_starts_from(
+    storage: SqliteStorage, owner: Owner, directory: Path, tmp_path: Path
+) -> None:
+    """H26: a failed fsync may leave a log that only the page cache knows; opening writes it all to the database."""
+    owner.store(storage, record("l/0", 1))
+    crashed = _crashed_copy(storage, directory, tmp_path / "crashed")
+    opened = owner.open(crashed)
+    database_alone = tmp_path / "alone"
+    database_alone.mkdir()
+    shutil.copy(crashed / DATABASE, database_alone)
+    opened.close()
+    assert inspect(database_alone).registers == (record("l/0", 1),)
+
+
+def test_commit_means_fsync(storage: SqliteStorage) -> None:
+    """H26: with less than FULL, SQLite does not fsync the commits of a write-ahead log."""
+    assert storage._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert storage._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
 def test_write_that_fails_tells_the_owner_once(storage: SqliteStorage, owner: Owner, directory: Path) -> None:
     """R9: a sentence that names the directory, and an age that keeps growing: nothing is durable any more."""
     storage._connection.execute("PRAGMA max_page_count=1")
