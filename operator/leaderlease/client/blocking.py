@@ -87,7 +87,7 @@ class Client:
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="leaderlease", daemon=True)
+        self._thread = threading.Thread(target=_serve, args=(self._loop,), name="leaderlease", daemon=True)
         self._thread.start()
         try:
             self._call(self._inner.__aenter__())
@@ -289,18 +289,21 @@ class Client:
             future.cancel()
             raise
 
-    def _serve(self) -> None:
-        assert self._loop is not None
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
-        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
-        self._loop.close()
-
     def _stop(self) -> None:
         loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             self._thread.join(STOP_TIMEOUT_S)
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 async def _next(stream: Any) -> Any:
