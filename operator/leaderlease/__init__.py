@@ -8,10 +8,10 @@
 ``leaderlease.blocking`` has the same names for programs without an event loop. Names are imported when they are used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
 __version__ = "0.1.0"
+
+# Type checkers know the name; importing ``typing`` would be most of the cost of this module.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from leaderlease.client import blocking as blocking
@@ -50,11 +50,14 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
     if name == "blocking":
         return import_module("leaderlease.client.blocking")
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        value: object = getattr(import_module(_HOMES[name]), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

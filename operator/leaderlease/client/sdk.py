@@ -1,8 +1,8 @@
 """The SDK: a client of the quorum, its leases, and everything else that nodes answer."""
 
 import asyncio
-import platform
 import secrets
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -93,7 +93,7 @@ class Client(Queries):
         self._wait = wait
         self._timeout = timeout
         self._core = SessionCore(
-            name=name or platform.node(),
+            name=name or socket.gethostname(),
             token=self._token,
             rho_ppm=rho_ppm,
             software=f"leaderlease-python/{leaderlease.__version__}",
