@@ -64,7 +64,7 @@ class World:
         return campaign, self.sent(wire.AcquireRequest)[0]
 
     def hold(self, duration_ms: int | None = 3_000, term: int = 1) -> Campaign:
-        campaign, asked = self.ask(duration_ms)
+        campaign, asked = self.ask(duration_ms, is_waiting=False)
         self.hear(granted(asked, asked.seq, term=term))
         assert campaign.phase is Phase.HELD
         return campaign
@@ -160,11 +160,11 @@ def test_keepalive_renews_up_to_its_ordinal_only(world: World) -> None:
 def test_numbers_that_were_never_sent_extend_nothing(world: World) -> None:
     """What the node names must be a message of this connection."""
     campaign = world.hold()
-    world.pause(500)
+    world.after(1_000)
     world.hear(wire.KeptAlive(99, 1))
     world.hear(wire.Kept(NAME, ALICE.nonce, 99))
     world.hear(wire.KeptAlive(0, 1))
-    assert campaign.remaining_ms(world.now) == VALIDITY_MS - 500
+    assert campaign.remaining_ms(world.now) == VALIDITY_MS - 1_000
 
 
 def test_round_of_its_own_renews_one_lease(world: World) -> None:
