@@ -35,9 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(level)
 
 
-def _refuse_required_skip(
-    report: pytest.TestReport | pytest.CollectReport, path: Path, config: pytest.Config
-) -> None:
+def _refuse_required_skip(report: pytest.TestReport | pytest.CollectReport, path: Path, config: pytest.Config) -> None:
     """Turn a skip in a required level, however it came about, into a failure."""
     level = levels.level_of(path, TESTS)
     if level is None:
@@ -47,8 +45,7 @@ def _refuse_required_skip(
     if report.skipped and not hasattr(report, "wasxfail") and level in levels.required_levels():
         report.outcome = "failed"
         report.longrepr = (
-            f"skipped, but {levels.REQUIRE_VARIABLE} names {level}: {_reason(report)} "
-            f"({levels.HOW_TO_ENABLE[level]})"
+            f"skipped, but {levels.REQUIRE_VARIABLE} names {level}: {_reason(report)} ({levels.HOW_TO_ENABLE[level]})"
         )
 
 

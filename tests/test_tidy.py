@@ -45,8 +45,7 @@ def _imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:
 def _is_broad(handler: ast.ExceptHandler) -> bool:
     caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
     return any(
-        kind is None or (isinstance(kind, ast.Name) and kind.id in {"Exception", "BaseException"})
-        for kind in caught
+        kind is None or (isinstance(kind, ast.Name) and kind.id in {"Exception", "BaseException"}) for kind in caught
     )
 
 
@@ -144,9 +143,7 @@ def test_source_root_is_not_a_package() -> None:
 
 def test_stdlib_operator_is_not_shadowed_from_the_repository_root() -> None:
     """A Python started in the repository root still finds the stdlib module `operator`."""
-    subprocess.run(
-        [sys.executable, "-c", "import operator; assert operator.add(1, 2) == 3"], cwd=ROOT, check=True
-    )
+    subprocess.run([sys.executable, "-c", "import operator; assert operator.add(1, 2) == 3"], cwd=ROOT, check=True)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -223,7 +220,5 @@ def test_rule_allows(rule: Rule, path: str, source: str) -> None:
 def test_imports_follow_the_layers() -> None:
     """The import contracts of pyproject.toml hold."""
     command = "from importlinter.cli import lint_imports_command; lint_imports_command()"
-    result = subprocess.run(
-        [sys.executable, "-c", command, "--no-cache"], cwd=ROOT, capture_output=True, text=True
-    )
+    result = subprocess.run([sys.executable, "-c", command, "--no-cache"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -6,7 +6,7 @@ Rule 3: what a slow reader leaves unread is bounded: beyond that the connection 
 """
 
 import asyncio
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from leaderlease.errors import RemoteProtocolError
 from leaderlease.wire.codec import Codec
@@ -64,8 +64,8 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the other side has a bounded time for its hello."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast: uvloop's transports are no subclasses of asyncio's.
+        self._transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
         self.remote = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
         self._hello_timer = self._loop.call_later(

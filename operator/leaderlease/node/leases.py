@@ -15,7 +15,7 @@ from leaderlease.node.driver import Driver
 from leaderlease.node.homes import LEASE, TODO_MAX, WAITERS_MAX, Held, Home, Session, Waiter
 from leaderlease.node.reads import Reading, Reads, ReadState
 from leaderlease.paxos.acceptor import NEVER
-from leaderlease.paxos.lease import Value
+from leaderlease.paxos.lease import Holder, Value
 from leaderlease.paxos.messages import Chosen
 from leaderlease.paxos.proposer import Acquire, Attempt, Outcome, Phase
 from leaderlease.wire.session import Denied, Failed, Granted, Kept, Lost
@@ -94,7 +94,7 @@ class Leases:
             return
         waiter.session.waits[waiter.request] = (home, waiter)
         register = self._driver.acceptor.registers.get(home.key)
-        if register is not None and register.value is not None and register.value.nonce == waiter.holder.nonce:
+        if register is not None and is_of(register.value, waiter.holder):
             # Its own lease, asked for again after a change of node: nobody has to lapse first.
             home.waiters.appendleft(waiter)
         else:
@@ -120,14 +120,12 @@ class Leases:
         waiter = home.waiters[0]
         now_ms = driver.ports.now_ms()
         register = driver.acceptor.registers.get(home.key)
-        if register is not None and register.value is not None and register.is_live(now_ms):
-            if register.value.nonce != waiter.holder.nonce:
-                if any(not candidate.is_waiting for candidate in home.waiters):
-                    self._ask_majority(home)
-                else:
-                    self._wait(home, register.remaining_ms(now_ms))
-                return
-        if home.hold_off_until_ms > now_ms:
+        if register is not None and register.is_live(now_ms) and not is_of(register.value, waiter.holder):
+            if any(not candidate.is_waiting for candidate in home.waiters):
+                self._ask_majority(home)
+            else:
+                self._wait(home, register.remaining_ms(now_ms))
+        elif home.hold_off_until_ms > now_ms:
             self.wake_in(home, home.hold_off_until_ms - now_ms)
         elif driver.is_disk_stalled():
             self.wake_in(home, BACKOFF_MAX_MS)
@@ -168,7 +166,7 @@ class Leases:
             if attempt.outcome is Outcome.COMPLETED and value is not None:
                 self.announce(home, attempt, value, "acquired")
             seen, remaining_ms = attempt.seen()[1], _free_in_ms(attempt)
-            if seen is not None and seen.nonce == waiter.holder.nonce:
+            if is_of(seen, waiter.holder):
                 # Its own lease, and yet guards of others stand: half-finished attempts, which need a moment.
                 self._back_off(home)
             elif not self._put_holder_first(home, seen):
@@ -456,6 +454,11 @@ class Leases:
         for home in list(session.leases.values()):
             self.drop_held(home)
             self.tidy(home)
+
+
+def is_of(value: Value | None, holder: Holder) -> bool:
+    """Tell whether this value names this holder, by nonce (H19)."""
+    return value is not None and value.nonce == holder.nonce
 
 
 def put_first(home: Home, is_it: Callable[[Waiter], bool]) -> bool:

@@ -4,7 +4,7 @@ Rule 1: a scrape changes nothing and costs nothing between scrapes.
 Rule 2: series for single leases stop at ``LEASE_SERIES_MAX``; ``lease_series_dropped`` says how many have none.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -116,7 +116,7 @@ def _leases(sessions: Sessions) -> Iterator[Metric]:
     yield _gauge("lease_series_dropped", f"Leases above the {LEASE_SERIES_MAX} that have series.", dropped)
 
 
-Samples = float | list[tuple[float, dict[str, str]]]
+Samples = float | Sequence[tuple[float, dict[str, str]]]
 
 
 def _gauge(name: str, text: str, samples: Samples) -> Metric:
@@ -130,7 +130,7 @@ def _counter(name: str, text: str, samples: Samples) -> Metric:
 def _fill(
     family: Callable[..., GaugeMetricFamily | CounterMetricFamily], name: str, text: str, samples: Samples
 ) -> Metric:
-    if not isinstance(samples, list):
+    if isinstance(samples, int | float):
         return family(PREFIX + name, text, value=samples)
     metric = family(PREFIX + name, text, labels=list(samples[0][1]) if samples else [])
     for value, labels in samples:

@@ -103,24 +103,30 @@ class Node:
             self._configuration.epoch,
         )  # fmt: skip
 
-    async def run(self) -> None:
-        """Serve until SIGTERM, SIGINT or a failure.
+    async def serve(self) -> None:
+        """Start, and serve until SIGTERM, SIGINT or a failure; then leave.
 
         Raises:
-            LeaderLeaseError: The disk failed, or a rule was broken (rule 2).
+            LeaderLeaseError: It cannot start, the disk failed, or a rule was broken (rule 2).
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_stop)
+        starting = loop.create_task(self.start())
         try:
+            await asyncio.wait({starting, self._ended}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                await starting
             await self._ended
         finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
             await self.stop()
 
     def ask_to_stop(self) -> None:
-        """End ``run`` in an orderly way."""
+        """End ``serve`` in an orderly way."""
         if not self._ended.done():
             self._ended.set_result(None)
 

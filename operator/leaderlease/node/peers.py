@@ -79,8 +79,8 @@ class Directory:
         incarnation, boot_nonce = self._lives.get(hello.member, (0, ""))
         if hello.incarnation < incarnation:
             return (
-                f"{hello.name} comes back with incarnation {hello.incarnation} after {incarnation}: its disk was rolled "
-                "back, and what it promised since is lost; replace the member"
+                f"{hello.name} comes back with incarnation {hello.incarnation} after {incarnation}: its disk was "
+                "rolled back, and what it promised since is lost; replace the member"
             )
         if hello.incarnation == incarnation and hello.boot_nonce != boot_nonce:
             return f"{hello.name} runs twice under incarnation {incarnation}: its disk was copied; stop one of them"

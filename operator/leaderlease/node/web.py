@@ -128,7 +128,12 @@ class Web:
 async def read_lease(sessions: Sessions, name: str) -> Reading:
     """Read one lease from a majority."""
     future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
-    sessions.read_lease(name, lambda reading: future.done() or future.set_result(reading))
+
+    def on_read(reading: Reading) -> None:
+        if not future.done():
+            future.set_result(reading)
+
+    sessions.read_lease(name, on_read)
     return await future
 
 

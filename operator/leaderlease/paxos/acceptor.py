@@ -305,9 +305,7 @@ class Acceptor:
             and not _is_let_go(register, msg)
         ):
             remaining = register.remaining_ms(now_ms)
-            return [
-                Respond(origin, Live(msg.key, msg.ballot, remaining, register.accepted, register.value))
-            ]
+            return [Respond(origin, Live(msg.key, msg.ballot, remaining, register.accepted, register.value))]
         self.counter_max = max(self.counter_max, msg.ballot.counter)
         effects: list[Effect] = []
         if msg.ballot.counter <= self.ceiling:
@@ -397,4 +395,3 @@ def _is_let_go(register: Register, msg: Prepare) -> bool:
 def _fingerprint(key: str, ballot: Ballot, value_digest: bytes) -> int:
     text = f"{key} {ballot.counter} {ballot.member} {ballot.incarnation} ".encode() + value_digest
     return zlib.crc32(text) | zlib.adler32(text) << 32
-

@@ -21,7 +21,7 @@ class Evidence(msgspec.Struct, frozen=True, array_like=True, gc=False):
     nonce: str
 
 
-class Prepare(_Message, tag="p"):
+class Prepare(_Message, frozen=True, tag="p"):
     """Phase 1(a): will you let ``ballot`` decide?
 
     Attributes:
@@ -36,7 +36,7 @@ class Prepare(_Message, tag="p"):
     seen: tuple[Evidence, ...] = ()
 
 
-class Promise(_Message, tag="P"):
+class Promise(_Message, frozen=True, tag="P"):
     """Phase 1(b): nothing below ``ballot`` will be accepted; this is what was."""
 
     key: str
@@ -45,7 +45,7 @@ class Promise(_Message, tag="P"):
     value: Value | None
 
 
-class Live(_Message, tag="L"):
+class Live(_Message, frozen=True, tag="L"):
     """The guard: a timer of another nonce still runs, so there is no promise (R1).
 
     Attributes:
@@ -59,7 +59,7 @@ class Live(_Message, tag="L"):
     value: Value
 
 
-class Accept(_Message, tag="a"):
+class Accept(_Message, frozen=True, tag="a"):
     """Phase 2(a): accept this value under this ballot."""
 
     epoch: int
@@ -68,14 +68,14 @@ class Accept(_Message, tag="a"):
     value: Value
 
 
-class Accepted(_Message, tag="A"):
+class Accepted(_Message, frozen=True, tag="A"):
     """Phase 2(b): durable."""
 
     key: str
     ballot: Ballot
 
 
-class Nack(_Message, tag="n"):
+class Nack(_Message, frozen=True, tag="n"):
     """A higher ballot was promised."""
 
     key: str
@@ -83,7 +83,7 @@ class Nack(_Message, tag="n"):
     promised: Ballot
 
 
-class WrongEpoch(_Message, tag="e"):
+class WrongEpoch(_Message, frozen=True, tag="e"):
     """The sender's configuration is not this acceptor's."""
 
     key: str
@@ -99,7 +99,7 @@ class RenewItem(msgspec.Struct, frozen=True, array_like=True, gc=False):
     digest: bytes
 
 
-class Renew(_Message, tag="r"):
+class Renew(_Message, frozen=True, tag="r"):
     """Phase 2(a) again for many registers: restart your timers (R2). All ballots are the sender's own."""
 
     epoch: int
@@ -109,7 +109,7 @@ class Renew(_Message, tag="r"):
     items: tuple[RenewItem, ...]
 
 
-class Renewed(_Message, tag="R"):
+class Renewed(_Message, frozen=True, tag="R"):
     """Answer to ``Renew``: every item was acknowledged but those listed (H34).
 
     Attributes:
@@ -124,7 +124,7 @@ class Renewed(_Message, tag="R"):
     epoch: int = 0
 
 
-class Release(_Message, tag="x"):
+class Release(_Message, frozen=True, tag="x"):
     """The holder has let go; volatile is enough for a timed lease. ``successor`` names who should be first."""
 
     epoch: int
@@ -134,7 +134,7 @@ class Release(_Message, tag="x"):
     successor: str = ""
 
 
-class Peek(_Message, tag="k"):
+class Peek(_Message, frozen=True, tag="k"):
     """Read only: never touches ballots or timers (H21)."""
 
     epoch: int
@@ -142,7 +142,7 @@ class Peek(_Message, tag="k"):
     request: int
 
 
-class Peeked(_Message, tag="K"):
+class Peeked(_Message, frozen=True, tag="K"):
     """Answer to ``Peek``.
 
     Attributes:
@@ -157,7 +157,7 @@ class Peeked(_Message, tag="K"):
     remaining_ms: int | None
 
 
-class Chosen(_Message, tag="c"):
+class Chosen(_Message, frozen=True, tag="c"):
     """A hint to learners: this value has a majority."""
 
     epoch: int
@@ -167,21 +167,21 @@ class Chosen(_Message, tag="c"):
     reason: str
 
 
-class Vacant(_Message, tag="v"):
+class Vacant(_Message, frozen=True, tag="v"):
     """A hint: this lease was released, and by which term."""
 
     key: str
     term: int
 
 
-class StepDown(_Message, tag="d"):
+class StepDown(_Message, frozen=True, tag="d"):
     """Ask whoever serves the holder to have it step down; ``successor`` may name the next."""
 
     key: str
     successor: str
 
 
-class SyncRequest(_Message, tag="s"):
+class SyncRequest(_Message, frozen=True, tag="s"):
     """Catch-up: send what you accepted, from this key on; ``digest`` of what I have, to skip what is equal."""
 
     epoch: int
@@ -198,7 +198,7 @@ class SyncEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     value: Value
 
 
-class SyncPage(_Message, tag="S"):
+class SyncPage(_Message, frozen=True, tag="S"):
     """A page of accepted values in key order; ``after`` is where the next begins, empty at the end."""
 
     request: int
@@ -206,14 +206,14 @@ class SyncPage(_Message, tag="S"):
     after: str
 
 
-class DigestRequest(_Message, tag="g"):
+class DigestRequest(_Message, frozen=True, tag="g"):
     """Ask for a digest over all (key, ballot, value)."""
 
     epoch: int
     request: int
 
 
-class DigestReply(_Message, tag="G"):
+class DigestReply(_Message, frozen=True, tag="G"):
     """The digest, and over how many registers."""
 
     request: int
@@ -221,14 +221,14 @@ class DigestReply(_Message, tag="G"):
     digest: int
 
 
-class Ping(_Message, tag="i"):
+class Ping(_Message, frozen=True, tag="i"):
     """Measures the round trip and the rate of the other's clock."""
 
     request: int
     sent_us: int
 
 
-class Pong(_Message, tag="I"):
+class Pong(_Message, frozen=True, tag="I"):
     """Answer to ``Ping`` with the answering clock."""
 
     request: int
@@ -236,8 +236,6 @@ class Pong(_Message, tag="I"):
     clock_us: int
 
 
-Request = (
-    Prepare | Accept | Renew | Release | Peek | Chosen | Vacant | StepDown | SyncRequest | DigestRequest | Ping
-)
+Request = Prepare | Accept | Renew | Release | Peek | Chosen | Vacant | StepDown | SyncRequest | DigestRequest | Ping
 Reply = Promise | Live | Accepted | Nack | WrongEpoch | Renewed | Peeked | SyncPage | DigestReply | Pong
 Message = Request | Reply

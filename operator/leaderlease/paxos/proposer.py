@@ -146,9 +146,7 @@ class Attempt:
         "nonce", "outcome", "phase", "preempted_by", "promises", "quorum", "reported", "resent", "unmoved",
     )  # fmt: skip
 
-    def __init__(
-        self, key: str, ballot: Ballot, epoch: int, quorum: Quorum, nonce: str, intent: Intent | None
-    ) -> None:
+    def __init__(self, key: str, ballot: Ballot, epoch: int, quorum: Quorum, nonce: str, intent: Intent | None) -> None:
         self.key = key
         self.ballot = ballot
         self.epoch = epoch
@@ -272,15 +270,11 @@ class Attempt:
 
     def _evidence(self) -> tuple[Evidence, ...]:
         return tuple(
-            Evidence(ballot, value.nonce)
-            for _, (ballot, value) in sorted(self.reported.items())
-            if value is not None
+            Evidence(ballot, value.nonce) for _, (ballot, value) in sorted(self.reported.items()) if value is not None
         )
 
     def _is_lifted(self, live: Live, evidence: tuple[Evidence, ...]) -> bool:
-        return any(
-            live.accepted < pair.ballot < self.ballot and pair.nonce != live.value.nonce for pair in evidence
-        )
+        return any(live.accepted < pair.ballot < self.ballot and pair.nonce != live.value.nonce for pair in evidence)
 
     def _show_evidence(self) -> list[Send]:
         """Ask again where what others accepted proves that a guard protects nothing any more (R1)."""
@@ -320,4 +314,3 @@ class Proposer:
     def observe(self, ballot: Ballot) -> None:
         """Remember a ballot seen anywhere; never goes back (a fast-forward by assignment would reuse ballots)."""
         self.counter = max(self.counter, ballot.counter)
-

@@ -37,10 +37,7 @@ class Quorum(msgspec.Struct, frozen=True):
 
     def is_met(self, yes: Collection[str]) -> bool:
         """Tell whether ``yes`` holds a majority of every group; strangers do not count."""
-        for group in self.groups:
-            if len(group.intersection(yes)) < majority(len(group)):
-                return False
-        return True
+        return all(len(group.intersection(yes)) >= majority(len(group)) for group in self.groups)
 
     def tally(self, yes: Collection[str], no: Collection[str]) -> Tally:
         """Tell whether ``yes`` is a quorum, can become one, or cannot any more since ``no`` refused."""

@@ -44,7 +44,7 @@ from leaderlease.storage.writer import Writer
 CACHE_KIB: Final = 65_536
 """Of the page cache inside SQLite."""
 
-Notify = Callable[[Callable[[], None]], None]
+Notify = Callable[[Callable[[], None]], object]
 
 
 class SqliteStorage:

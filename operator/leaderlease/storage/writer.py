@@ -47,7 +47,7 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         ledger: Ledger,
-        notify: Callable[[Callable[[], None]], None],
+        notify: Callable[[Callable[[], None]], object],
         on_failure: Callable[[StorageError], None],
         explain: Callable[[Exception], StorageError],
     ) -> None:

@@ -18,7 +18,7 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, tag=True, gc=False)
     """One message; the tag is its first element."""
 
 
-class Hello(_Message, tag="hello"):
+class Hello(_Message, frozen=True, tag="hello"):
     """First message of every connection, in both directions (R8).
 
     Attributes:
@@ -45,7 +45,7 @@ class Hello(_Message, tag="hello"):
     configuration: bytes = b""
 
 
-class Refused(_Message, tag="refused"):
+class Refused(_Message, frozen=True, tag="refused"):
     """The connection is not accepted; ``text`` is one sentence for people."""
 
     code: str
@@ -55,13 +55,13 @@ class Refused(_Message, tag="refused"):
 # --- client to node ------------------------------------------------------------------------------------------
 
 
-class KeepAlive(_Message, tag="ka"):
+class KeepAlive(_Message, frozen=True, tag="ka"):
     """Renew every lease of this session."""
 
     seq: int
 
 
-class AcquireRequest(_Message, tag="acq"):
+class AcquireRequest(_Message, frozen=True, tag="acq"):
     """Ask for a lease. The same nonce may ask again, anywhere: it learns what became of it (H35).
 
     Attributes:
@@ -77,13 +77,13 @@ class AcquireRequest(_Message, tag="acq"):
     is_waiting: bool
 
 
-class CancelRequest(_Message, tag="can"):
+class CancelRequest(_Message, frozen=True, tag="can"):
     """Leave the queue; should the lease be granted all the same, it is released."""
 
     request: int
 
 
-class ReleaseRequest(_Message, tag="rel"):
+class ReleaseRequest(_Message, frozen=True, tag="rel"):
     """The holder has let go: its work has ended. ``successor`` names who should be next."""
 
     request: int
@@ -92,7 +92,7 @@ class ReleaseRequest(_Message, tag="rel"):
     successor: str = ""
 
 
-class StepDownRequest(_Message, tag="sd"):
+class StepDownRequest(_Message, frozen=True, tag="sd"):
     """Ask the holder, whoever it is, to let go; ``successor`` names who should be next."""
 
     request: int
@@ -100,7 +100,7 @@ class StepDownRequest(_Message, tag="sd"):
     successor: str = ""
 
 
-class RevokeRequest(_Message, tag="rev"):
+class RevokeRequest(_Message, frozen=True, tag="rev"):
     """End a lease that never expires, without its holder: an operator's explicit command."""
 
     request: int
@@ -108,14 +108,14 @@ class RevokeRequest(_Message, tag="rev"):
     term: int
 
 
-class GetRequest(_Message, tag="get"):
+class GetRequest(_Message, frozen=True, tag="get"):
     """Read one lease from a majority."""
 
     request: int
     name: str
 
 
-class ListRequest(_Message, tag="list"):
+class ListRequest(_Message, frozen=True, tag="list"):
     """Read what this node knows, a page in name order."""
 
     request: int
@@ -124,7 +124,7 @@ class ListRequest(_Message, tag="list"):
     limit: int = 1000
 
 
-class WatchRequest(_Message, tag="watch"):
+class WatchRequest(_Message, frozen=True, tag="watch"):
     """Stream transitions of one lease, or of all that begin with ``prefix``; ``since`` is the last term seen."""
 
     request: int
@@ -133,7 +133,7 @@ class WatchRequest(_Message, tag="watch"):
     since: int = 0
 
 
-class VerifyRequest(_Message, tag="ver"):
+class VerifyRequest(_Message, frozen=True, tag="ver"):
     """Ask a majority whether ``term`` is the current token."""
 
     request: int
@@ -157,7 +157,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     mode: str = "Active"
 
 
-class DeclareRequest(_Message, tag="dec"):
+class DeclareRequest(_Message, frozen=True, tag="dec"):
     """Write the specification of a lease; None withdraws it."""
 
     request: int
@@ -165,13 +165,13 @@ class DeclareRequest(_Message, tag="dec"):
     spec: Spec | None
 
 
-class StatusRequest(_Message, tag="stat"):
+class StatusRequest(_Message, frozen=True, tag="stat"):
     """Ask this node how it and the quorum are."""
 
     request: int
 
 
-class UnwatchRequest(_Message, tag="unw"):
+class UnwatchRequest(_Message, frozen=True, tag="unw"):
     """End a watch."""
 
     request: int
@@ -180,7 +180,7 @@ class UnwatchRequest(_Message, tag="unw"):
 # --- node to client ------------------------------------------------------------------------------------------
 
 
-class Granted(_Message, tag="G"):
+class Granted(_Message, frozen=True, tag="G"):
     """The lease is held: a majority durably says so.
 
     Attributes:
@@ -197,7 +197,7 @@ class Granted(_Message, tag="G"):
     ordinal: int
 
 
-class Denied(_Message, tag="D"):
+class Denied(_Message, frozen=True, tag="D"):
     """Somebody else holds. A hint, and a time after which asking again makes sense; None is never."""
 
     request: int
@@ -207,7 +207,7 @@ class Denied(_Message, tag="D"):
     retry_after_ms: int | None
 
 
-class Failed(_Message, tag="F"):
+class Failed(_Message, frozen=True, tag="F"):
     """The request failed; ``code`` is that of the error class (``errors.py``)."""
 
     request: int
@@ -215,7 +215,7 @@ class Failed(_Message, tag="F"):
     text: str
 
 
-class KeptAlive(_Message, tag="KA"):
+class KeptAlive(_Message, frozen=True, tag="KA"):
     """Every lease of the session up to ``ordinal`` was renewed, but those in ``failed``."""
 
     seq: int
@@ -223,7 +223,7 @@ class KeptAlive(_Message, tag="KA"):
     failed: tuple[str, ...] = ()
 
 
-class Kept(_Message, tag="K"):
+class Kept(_Message, frozen=True, tag="K"):
     """One lease was renewed by a round of its own that followed ``seq``."""
 
     name: str
@@ -231,7 +231,7 @@ class Kept(_Message, tag="K"):
     seq: int
 
 
-class Lost(_Message, tag="L"):
+class Lost(_Message, frozen=True, tag="L"):
     """The lease is gone: another holder, or no majority keeps it."""
 
     name: str
@@ -239,7 +239,7 @@ class Lost(_Message, tag="L"):
     reason: str
 
 
-class StepDownAsked(_Message, tag="SD"):
+class StepDownAsked(_Message, frozen=True, tag="SD"):
     """Please let go when your work has ended."""
 
     name: str
@@ -247,7 +247,7 @@ class StepDownAsked(_Message, tag="SD"):
     successor: str
 
 
-class Done(_Message, tag="OK"):
+class Done(_Message, frozen=True, tag="OK"):
     """The request took effect; ``term`` is the term or generation it left."""
 
     request: int
@@ -274,7 +274,7 @@ class LeaseInfo(msgspec.Struct, frozen=True, array_like=True):
     candidates: tuple[str, ...] = ()
 
 
-class Leases(_Message, tag="LS"):
+class Leases(_Message, frozen=True, tag="LS"):
     """Answer to ``GetRequest`` (one item or none) and ``ListRequest``; ``after`` continues the list."""
 
     request: int
@@ -282,7 +282,7 @@ class Leases(_Message, tag="LS"):
     after: str = ""
 
 
-class Transition(_Message, tag="T"):
+class Transition(_Message, frozen=True, tag="T"):
     """A change of a watched lease.
 
     Attributes:
@@ -298,7 +298,7 @@ class Transition(_Message, tag="T"):
     at_ms: int
 
 
-class Verified(_Message, tag="V"):
+class Verified(_Message, frozen=True, tag="V"):
     """Whether the token is current, and which term is."""
 
     request: int
@@ -306,7 +306,7 @@ class Verified(_Message, tag="V"):
     term: int
 
 
-class NodeStatus(_Message, tag="ST"):
+class NodeStatus(_Message, frozen=True, tag="ST"):
     """One node's view: itself first, then how it sees its peers."""
 
     request: int
@@ -328,7 +328,7 @@ class NodeStatus(_Message, tag="ST"):
     """(name, member uuid, reachable, round trip in ms or -1)."""
 
 
-class GoAway(_Message, tag="GA"):
+class GoAway(_Message, frozen=True, tag="GA"):
     """This node is leaving: go to another, with the same nonces."""
 
     reason: str
