@@ -11,6 +11,7 @@ import click
 from leaderlease.cli import log_to_stderr
 from leaderlease.errors import ConfigError
 from leaderlease.node.config import (
+    AUTH_MODES,
     BOOTSTRAP_TIMEOUT_S,
     PORT_CLIENT,
     PORT_HTTP,
@@ -76,6 +77,12 @@ _PEM = click.Path(path_type=Path)
 @_option("--tls-ca", type=_PEM, help="PEM file: the authority that signed all members.")
 @_option("--tls-client-auth/--no-tls-client-auth", default=False,
          help="Clients need a certificate of the same authority, too.")  # fmt: skip
+@_option(
+    "--auth",
+    type=click.Choice(AUTH_MODES),
+    default="open",
+    help="tokens: clients show a certificate of --tls-ca, or a Kubernetes ServiceAccount token.",
+)
 @_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
          help="Lowest level that is logged.")  # fmt: skip
 @click.pass_context

@@ -230,11 +230,16 @@ class Client:
         lock_delay: str | int | float = 0,
         identities: Sequence[str] = (),
         mode: str = "Active",
+        service_accounts: Sequence[str] = (),
+        pods: Sequence[str] | None = None,
     ) -> int:
         """As ``leaderlease.Client.declare``."""
-        return self._call(
-            self._inner.declare(name, duration=duration, lock_delay=lock_delay, identities=identities, mode=mode)
-        )
+        who: dict[str, Any] = {"identities": identities, "service_accounts": service_accounts, "pods": pods}
+        return self._call(self._inner.declare(name, duration=duration, lock_delay=lock_delay, mode=mode, **who))
+
+    def set_keys(self, issuer: str, audience: str, jwks: bytes) -> int:
+        """As ``leaderlease.Client.set_keys``."""
+        return self._call(self._inner.set_keys(issuer, audience, jwks))
 
     def withdraw(self, name: str) -> int:
         """As ``leaderlease.Client.withdraw``."""

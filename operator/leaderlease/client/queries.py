@@ -118,6 +118,8 @@ class Queries:
         lock_delay: str | int | float = 0,
         identities: Sequence[str] = (),
         mode: str = "Active",
+        service_accounts: Sequence[str] = (),
+        pods: Sequence[str] | None = None,
     ) -> int:
         """Declare a lease, or change what was declared; returns the generation that this left.
 
@@ -127,6 +129,8 @@ class Queries:
             lock_delay: Pause before a new holder after an unclean loss; 0 is none.
             identities: Who may hold; empty admits everybody.
             mode: ``Active``, ``Paused`` (nobody new) or ``ObserveOnly``.
+            service_accounts: Of pods that may hold; empty admits all. For a quorum that verifies tokens.
+            pods: uids of pods that may hold; None admits all. Likewise.
 
         Raises: As :meth:`get`, and ConfigError for an argument that cannot work.
         """
@@ -137,8 +141,23 @@ class Queries:
         lock_delay_ms = 0 if is_none else parse_duration(lock_delay, "lock_delay")
         if lock_delay_ms is None:
             raise ConfigError("lock_delay: cannot be never")
-        spec = wire.Spec(parse_duration(duration), lock_delay_ms, tuple(identities), mode)
+        admitted = None if pods is None else tuple(pods)
+        who = (tuple(identities), mode, tuple(service_accounts), admitted)
+        spec = wire.Spec(parse_duration(duration), lock_delay_ms, *who)
         answer = await self._ask(wire.DeclareRequest(0, name, spec), True, wire.Done)
+        return int(answer.term)
+
+    async def set_keys(self, issuer: str, audience: str, jwks: bytes) -> int:
+        """Write the public keys that the quorum verifies ServiceAccount tokens with; returns the generation.
+
+        Args:
+            issuer: What ``iss`` of every token must be.
+            audience: What ``aud`` must contain.
+            jwks: JSON web key set (RFC 7517).
+
+        Raises: As :meth:`get`, ConfigError for keys that cannot work, LeaseRefused for all but administrators.
+        """
+        answer = await self._ask(wire.KeysRequest(0, issuer, audience, jwks), True, wire.Done)
         return int(answer.term)
 
     async def withdraw(self, name: str) -> int:

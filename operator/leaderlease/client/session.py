@@ -99,6 +99,7 @@ class Session:
         self._tls = tls
         self._at = random.randrange(len(self.endpoints)) if spread else 0
         self._link: _Link | None = None
+        self._ending: set[asyncio.Future[None]] = set()
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._flush: asyncio.Handle | None = None
@@ -152,9 +153,11 @@ class Session:
                 await asyncio.wait({self._task})
         if link is not None and link.transport is not None:
             link.transport.close()
-            _, pending = await asyncio.wait({link.ended}, timeout=CLOSE_TIMEOUT_S)
-            if pending:
-                link.drop("the client was closed")
+        if self._ending:
+            # Also those that were dropped a moment ago: over TLS an aborted transport takes some turns to end.
+            await asyncio.wait(self._ending, timeout=CLOSE_TIMEOUT_S)
+        if link is not None and not link.ended.done():
+            link.drop("the client was closed")
         for handle in (self._timer, self._flush):
             if handle is not None:
                 handle.cancel()
@@ -192,6 +195,8 @@ class Session:
     def linked(self, link: _Link) -> None:
         """Take note that a connection stands."""
         self._link = link
+        self._ending.add(link.ended)
+        link.ended.add_done_callback(self._ending.discard)
         self.core.open(self.clock())
         self.pump()
 

@@ -13,6 +13,7 @@ PORT_CLIENT: Final = 7400
 PORT_PEER: Final = 7401
 PORT_HTTP: Final = 7402
 BOOTSTRAP_TIMEOUT_S: Final = 60.0
+AUTH_MODES: Final = ("open", "tokens")
 
 
 class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +32,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
         auto_declare: Leases that nobody declared may be acquired.
         tls_cert: PEM files; all three or none. Mutual between members; clients check the server.
         tls_client_auth: Clients need a certificate of the same authority, too.
+        auth: ``open``, or ``tokens``: clients show a certificate of the authority, or a ServiceAccount token.
     """
 
     name: str
@@ -47,6 +49,7 @@ class NodeConfig(msgspec.Struct, frozen=True, kw_only=True):
     tls_key: Path | None = None
     tls_ca: Path | None = None
     tls_client_auth: bool = False
+    auth: str = "open"
 
     @property
     def address(self) -> str:
@@ -113,6 +116,10 @@ def check_config(config: NodeConfig) -> list[str]:
     given = [path for path in (config.tls_cert, config.tls_key, config.tls_ca) if path is not None]
     if given and len(given) != 3:
         raise ConfigError("--tls-cert, --tls-key and --tls-ca go together: give all three or none")
+    if config.auth not in AUTH_MODES:
+        raise ConfigError(f"--auth: {config.auth!r} is none of {', '.join(AUTH_MODES)}")
+    if config.auth == "tokens" and not config.has_tls:
+        raise ConfigError("--auth tokens needs TLS: a token that travels in the clear is everybody's; give --tls-cert")
     return size_warnings(len(config.peers))
 
 

@@ -135,6 +135,11 @@ class Connection(asyncio.Protocol):
         if transport.get_write_buffer_size() > WRITE_BUFFER_BYTES_MAX:
             self.drop(f"{WRITE_BUFFER_BYTES_MAX >> 20} MiB wait unread")
 
+    @property
+    def has_certificate(self) -> bool:
+        """Tell whether the other side showed a certificate, which TLS has verified."""
+        return self._transport is not None and bool(self._transport.get_extra_info("peercert"))
+
     # --- ending ----------------------------------------------------------------------------------------------
 
     @property

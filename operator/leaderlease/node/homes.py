@@ -29,11 +29,12 @@ class Outbox(Protocol):
 class Session:
     """One client connection, as the lease logic sees it."""
 
-    __slots__ = ("is_closed", "last_seq", "leases", "name", "ordinal", "outbox", "waits", "watches")
+    __slots__ = ("is_closed", "last_seq", "leases", "name", "ordinal", "outbox", "principal", "waits", "watches")
 
-    def __init__(self, outbox: Outbox, name: str) -> None:
+    def __init__(self, outbox: Outbox, name: str, principal: Any) -> None:
         self.outbox = outbox
         self.name = name
+        self.principal = principal
         self.last_seq = 0
         self.ordinal = 0
         self.leases: dict[str, Home] = {}
@@ -45,6 +46,12 @@ class Session:
         """Send to the client, unless it has gone."""
         if not self.is_closed:
             self.outbox.push(message)
+
+    def shown(self, holder: Holder | None) -> Holder | None:
+        """Return a holder as this client may see it: only administrators see nonces (H19)."""
+        if holder is None or self.principal.is_admin:
+            return holder
+        return Holder(holder.name, holder.pod_uid, "")
 
 
 class Waiter:

@@ -201,7 +201,8 @@ class Leases:
         holder = seen.holder if seen is not None else None
         term = seen.term if seen is not None else 0
         for waiter in self._take_impatient(home):
-            waiter.session.push(Denied(waiter.request, home.name, holder, term, retry_after_ms))
+            shown = waiter.session.shown(holder)
+            waiter.session.push(Denied(waiter.request, home.name, shown, term, retry_after_ms))
 
     def _timed_out(self, home: Home, waiter: Waiter, attempt: Attempt) -> None:
         if not self._driver.is_quorum_connected():

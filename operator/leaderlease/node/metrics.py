@@ -70,7 +70,10 @@ def _counters(sessions: Sessions) -> Iterator[Metric]:
     yield _counter("leaderless_seconds", "Time without a holder, summed over leases.", stats.leaderless_ms / 1000)
     errors = [(count, {"from": origin}) for origin, count in stats.protocol_errors.items()]
     yield _counter("protocol_errors", "Connections dropped for breaking the protocol.", errors)
-    yield _counter("sessions_refused", "Client connections that were refused.", stats.sessions_refused)
+    refused = [(count, {"reason": reason}) for reason, count in stats.sessions_refused.items()]
+    yield _counter("sessions_refused", "Client connections that were refused.", refused)
+    refused = [(count, {"request": kind}) for kind, count in stats.requests_refused.items()]
+    yield _counter("requests_refused", "Requests that their client may not make.", refused)
 
 
 def _quorum(node: Node, sessions: Sessions) -> Iterator[Metric]:

@@ -24,6 +24,7 @@ from leaderlease.errors import (
     StorageError,
     WrongDirectory,
 )
+from leaderlease.node.auth import Authenticator
 from leaderlease.node.bootstrap import Greeter, find_configuration
 from leaderlease.node.catchup import CatchUp
 from leaderlease.node.config import NodeConfig, check_config, parse_address
@@ -220,7 +221,7 @@ class Node:
         self.sessions = Sessions(driver, name=config.name, auto_declare=config.auto_declare)
         Expiries(driver, self.sessions.leases)
         self.catchup = CatchUp(driver)
-        self.server = Server(self.sessions, self._hello_to_clients)
+        self.server = Server(self.sessions, self._hello_to_clients, Authenticator(driver, config.auth))
         self.peers = world.peers = Peers(
             Directory(configuration, self.storage, self.hello),
             identity.member,

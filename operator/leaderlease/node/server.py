@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from leaderlease.errors import RemoteProtocolError
+from leaderlease.node.auth import Authenticator
 from leaderlease.node.connection import Connection
 from leaderlease.node.sessions import Sessions
 from leaderlease.wire.codec import NODE
@@ -27,10 +28,12 @@ class Server:
     Args:
         sessions: Who answers.
         hello: Makes this node's own hello.
+        auth: Says who a client is.
     """
 
-    def __init__(self, sessions: Sessions, hello: Callable[[], Hello]) -> None:
+    def __init__(self, sessions: Sessions, hello: Callable[[], Hello], auth: Authenticator) -> None:
         self._sessions = sessions
+        self._auth = auth
         self._hello = hello
         self._connections: set[Connection] = set()
         self._is_leaving = False
@@ -44,15 +47,23 @@ class Server:
 
     def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
         """Greet a client, or say why not."""
+        stats = self._sessions.driver.stats
         reason = self._refusal(hello)
-        if reason:
-            self._sessions.driver.stats.sessions_refused += 1
-            logger.warning("refused %s: %s", connection.remote, reason)
-            connection.refuse("refused", reason)
+        if reason or isinstance(hello, Refused):
+            stats.sessions_refused["hello"] += 1
+            self._refuse(connection, reason)
             return
-        assert isinstance(hello, Hello)
-        connection.context = self._sessions.open(connection, hello.name)
+        principal = self._auth.identify(hello, connection.has_certificate)
+        if isinstance(principal, str):
+            stats.sessions_refused["identity"] += 1
+            self._refuse(connection, principal)
+            return
+        connection.context = self._sessions.open(connection, hello.name, principal)
         connection.push(self._hello())
+
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        logger.warning("refused %s: %s", connection.remote, reason)
+        connection.refuse("refused", reason)
 
     def _refusal(self, hello: Hello | Refused) -> str:
         if isinstance(hello, Refused):

@@ -7,11 +7,12 @@ Rule 3: what one session may keep open is bounded; more than that is refused, ne
 
 from collections.abc import Callable
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from leaderlease.errors import ConfigError, RemoteProtocolError
+from leaderlease.node.auth import ADMIN, KEYS_KEY, Principal, admission_refusal, encode_keys, refusal
 from leaderlease.node.driver import Driver
 from leaderlease.node.homes import LEASE, Outbox, Session, Waiter
 from leaderlease.node.learner import Watch
@@ -31,6 +32,7 @@ from leaderlease.wire.session import (
     Failed,
     GetRequest,
     KeepAlive,
+    KeysRequest,
     LeaseInfo,
     ListRequest,
     ReleaseRequest,
@@ -39,6 +41,7 @@ from leaderlease.wire.session import (
     StatusRequest,
     StepDownAsked,
     StepDownRequest,
+    Transition,
     UnwatchRequest,
     Verified,
     VerifyRequest,
@@ -85,13 +88,14 @@ class Sessions:
             UnwatchRequest: self._on_unwatch,
             VerifyRequest: self._on_verify,
             DeclareRequest: self._on_declare,
+            KeysRequest: self._on_keys,
             StatusRequest: self._on_status,
         }
         driver.route(StepDown, self._on_peer_step_down)
 
-    def open(self, outbox: Outbox, name: str) -> Session:
+    def open(self, outbox: Outbox, name: str, principal: Principal = ADMIN) -> Session:
         """Begin a session; ``name`` is for people."""
-        session = Session(outbox, name)
+        session = Session(outbox, name, principal)
         self.open_sessions.add(session)
         return session
 
@@ -111,6 +115,10 @@ class Sessions:
         handler = self._handlers.get(type(message))
         if handler is None:
             raise RemoteProtocolError(f"unexpected message {type(message).__name__}")
+        if text := refusal(session.principal, message):
+            self.driver.stats.requests_refused[type(message).__name__] += 1
+            session.push(Failed(message.request, "refused", text))
+            return
         try:
             handler(session, message)
         except ConfigError as error:
@@ -139,9 +147,9 @@ class Sessions:
     def _admit(self, session: Session, message: AcquireRequest, spec: Spec | None, text: str) -> None:
         if session.is_closed:
             return
-        refusal = text or _refusal(message, spec, self._is_held_by(message))
-        if refusal or spec is None:
-            session.push(Failed(message.request, "quorum" if text else "refused", refusal))
+        why_not = text or _refusal(session.principal, message, spec, self._is_held_by(message))
+        if why_not or spec is None:
+            session.push(Failed(message.request, "quorum" if text else "refused", why_not))
             return
         is_declared = message.name in self.specs.declared
         duration_ms = message.duration_ms
@@ -211,7 +219,7 @@ class Sessions:
                 session.push(Failed(message.request, "quorum", text))
                 return
             info = self.info_from(message.name, reading)
-            session.push(LeasesAnswer(message.request, () if info is None else (info,)))
+            session.push(LeasesAnswer(message.request, () if info is None else (_shown(session, info),)))
 
         self.read_lease(message.name, on_read)
 
@@ -253,14 +261,19 @@ class Sessions:
         limit = max(1, min(message.limit, PAGE_MAX))
         found = self.local_view(message.prefix, message.after)
         after = found[limit - 1].name if len(found) > limit else ""
-        session.push(LeasesAnswer(message.request, tuple(found[:limit]), after))
+        page = tuple(_shown(session, info) for info in found[:limit])
+        session.push(LeasesAnswer(message.request, page, after))
 
     def _on_watch(self, session: Session, message: WatchRequest) -> None:
         if len(session.watches) >= WATCHES_MAX:
             raise ConfigError(f"watch: a session may have {WATCHES_MAX}")
         if message.is_exact:
             parse_name(message.prefix)
-        watch = Watch(message.request, message.prefix, message.is_exact, session.push)
+
+        def push(transition: Transition) -> None:
+            session.push(_shown(session, transition))
+
+        watch = Watch(message.request, message.prefix, message.is_exact, push)
         session.watches[message.request] = watch
         self.driver.learner.subscribe(watch, message.since)
 
@@ -298,9 +311,21 @@ class Sessions:
             check_spec(message.spec)
         self.specs.declare(message.name, message.spec, _answer(session, message.request))
 
+    def _on_keys(self, session: Session, message: KeysRequest) -> None:
+        body = encode_keys(message.issuer, message.audience, message.jwks)
+        self.specs.write(KEYS_KEY, body, _answer(session, message.request))
+
     def _on_status(self, session: Session, message: StatusRequest) -> None:
         status = node_status(self)
         session.push(msgspec.structs.replace(status, request=message.request))
+
+
+Shown = TypeVar("Shown", LeaseInfo, Transition)
+
+
+def _shown(session: Session, message: Shown) -> Shown:
+    holder = session.shown(message.holder)
+    return message if holder is message.holder else msgspec.structs.replace(message, holder=holder)
 
 
 def _answer(session: Session, request: int) -> Callable[[int, str, str], None]:
@@ -310,7 +335,7 @@ def _answer(session: Session, request: int) -> Callable[[int, str, str], None]:
     return on_end
 
 
-def _refusal(message: AcquireRequest, spec: Spec | None, is_holder: bool) -> str:
+def _refusal(principal: Principal, message: AcquireRequest, spec: Spec | None, is_holder: bool) -> str:
     """Say why this candidate is not admitted; empty if it is. Who holds already may go on."""
     name = message.name
     if spec is None:
@@ -321,4 +346,4 @@ def _refusal(message: AcquireRequest, spec: Spec | None, is_holder: bool) -> str
         return f"{name} is {spec.mode}: nobody new is admitted"
     if spec.identities and message.holder.name not in spec.identities:
         return f"{name} admits {', '.join(spec.identities)}, and not {message.holder.name}"
-    return ""
+    return admission_refusal(principal, name, spec)

@@ -93,10 +93,10 @@ class Specs:
             self._writing.discard(name)
             on_end(term, code, text)
 
-        body = _encoder.encode(spec) if spec is not None else b""
-        self._write(name, body, end, WRITE_RETRIES_MAX)
+        self.write(SPEC + name, _encoder.encode(spec) if spec is not None else b"", end)
 
-    def _write(self, name: str, body: bytes, on_end: OnEnd, retries: int) -> None:
+    def write(self, key: str, body: bytes, on_end: OnEnd, retries: int = WRITE_RETRIES_MAX) -> None:
+        """Write a register that is no lease; ``on_end`` gets the generation."""
         driver = self._driver
         if not driver.is_quorum_connected():
             on_end(0, "quorum", driver.quorum.missing(driver.connected))
@@ -104,16 +104,17 @@ class Specs:
 
         def end(attempt: Attempt) -> None:
             if attempt.outcome is Outcome.CHOSEN and attempt.decision is not None:
-                self._take(SPEC + name, attempt.decision.value)
+                if key.startswith(SPEC):
+                    self._take(key, attempt.decision.value)
                 on_end(attempt.decision.value.term, "", "")
             elif retries:
                 pause_ms = 1 + driver.ports.random() * WRITE_BACKOFF_MS
-                driver.ports.call_later(pause_ms, lambda: self._write(name, body, on_end, retries - 1))
+                driver.ports.call_later(pause_ms, lambda: self.write(key, body, on_end, retries - 1))
             else:
-                text = f"{name}: {attempt.quorum.missing(attempt.accepted or attempt.promises)}; ask again"
+                text = f"{key[len(SPEC) :]}: {attempt.quorum.missing(attempt.accepted or attempt.promises)}; ask again"
                 on_end(0, "unknown", text)
 
-        driver.start(SPEC + name, "", Write(body), end)
+        driver.start(key, "", Write(body), end)
 
     def _found(self, name: str, reading: Reading, on_spec: OnSpec) -> None:
         if reading.state is ReadState.UNAVAILABLE:

@@ -27,7 +27,8 @@ class Stats:
         self.expired = 0
         self.leader_changes: Counter[str] = Counter()
         self.protocol_errors: Counter[str] = Counter()
-        self.sessions_refused = 0
+        self.sessions_refused: Counter[str] = Counter()
+        self.requests_refused: Counter[str] = Counter()
         self.leaderless_ms = 0
         phase = Histogram(
             "leaderlease_phase_duration_seconds",

@@ -18,7 +18,7 @@ from leaderlease.node.node import Node
 from leaderlease.node.reads import Reading, ReadState
 from leaderlease.node.sessions import Sessions
 from leaderlease.node.status import node_status
-from leaderlease.paxos.lease import parse_name
+from leaderlease.paxos.lease import Holder, parse_name
 
 PAGE_MAX: Final = 1_000
 """Leases in one answer of ``/v1/leases``."""
@@ -143,7 +143,9 @@ def _json(content: Any, status: int = 200) -> web.Response:
 
 
 def _plain(content: Any) -> Any:
-    """Give array-encoded structs their field names, for people."""
+    """Give array-encoded structs their field names, for people; a holder's nonce is not for everybody (H19)."""
+    if isinstance(content, Holder):
+        return {"name": content.name, "pod_uid": content.pod_uid}
     if isinstance(content, msgspec.Struct):
         return {name: _plain(getattr(content, name)) for name in content.__struct_fields__}
     if isinstance(content, dict):

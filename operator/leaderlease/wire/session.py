@@ -149,12 +149,16 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
         lock_delay_ms: Pause before a new holder after an unclean loss.
         identities: Holder names that may hold; empty admits everybody.
         mode: Active, Paused (nobody new) or ObserveOnly.
+        service_accounts: Of pods that may hold, in the lease's own namespace; empty admits all.
+        pods: uids of pods that may hold; None admits all.
     """
 
     duration_ms: int | None
     lock_delay_ms: int = 0
     identities: tuple[str, ...] = ()
     mode: str = "Active"
+    service_accounts: tuple[str, ...] = ()
+    pods: tuple[str, ...] | None = None
 
 
 class DeclareRequest(_Message, frozen=True, tag="dec"):
@@ -163,6 +167,15 @@ class DeclareRequest(_Message, frozen=True, tag="dec"):
     request: int
     name: str
     spec: Spec | None
+
+
+class KeysRequest(_Message, frozen=True, tag="keys"):
+    """Write the public keys (a JSON web key set) that ServiceAccount tokens are verified with."""
+
+    request: int
+    issuer: str
+    audience: str
+    jwks: bytes
 
 
 class StatusRequest(_Message, frozen=True, tag="stat"):
@@ -347,6 +360,7 @@ ClientMessage = (
     | UnwatchRequest
     | VerifyRequest
     | DeclareRequest
+    | KeysRequest
     | StatusRequest
     | Hello
     | Refused
