@@ -99,6 +99,11 @@ class Lease:
         return None if self._campaign.duration_ms is None else self._campaign.duration_ms / 1000
 
     @property
+    def give_up(self) -> float:
+        """How many seconds before the end of its validity the lease is given up and ``lost`` is set; 0 for never."""
+        return self._campaign.give_up_ms / 1000
+
+    @property
     def successor(self) -> str:
         """Who should be next, as the request to step down said; empty when it named nobody."""
         return self._campaign.successor
