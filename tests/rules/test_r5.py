@@ -11,7 +11,6 @@ from leaderlease.paxos.messages import (
     Peeked,
     Prepare,
     Promise,
-    Renew,
     Renewed,
 )
 from leaderlease.paxos.proposer import Outcome
@@ -190,13 +189,24 @@ def test_a_restart_while_a_promise_was_on_its_way_to_the_disk_forgets_it_harmles
 
 
 def test_nothing_that_arrives_before_the_first_fsync_of_a_new_life_finds_an_open_door() -> None:
-    """The first message after a restart, a Prepare of a stranger, meets a guard that already stands."""
+    """The first messages after a restart, Prepares of a stranger: a low ballot meets the ceiling, a high one the guard.
+
+    Its disk does nothing in this life, so whatever is answered stood before the first message.
+    """
     world = World(3)
     world.acquire(1, ALICE)
+    world.advance(5_000)
     world.restart(3)
-    world.ask(2, BOB)
-    for _ in range(2):
-        bob = world.acquire(2, BOB)
-    assert "3" in bob.lives
-    assert bob.outcome is Outcome.LIVE
-    assert world.sent[Renew] == 0
+    world[3].disk.is_manual = True
+    low = world.ask(2, BOB)
+    world.deliver(Prepare, to={3})
+    world.deliver(Nack, source=3)
+    assert low.preempted_by == ceiling_ballot(world[3].disk.ceiling)
+    high = world.ask(2, BOB)
+    assert high.ballot > low.preempted_by
+    world.deliver(Prepare, to={3})
+    world.deliver((Live, Promise), source=3)
+    assert high.lives["3"].value.holder == ALICE
+    assert high.lives["3"].remaining_ms == 1_001
+    assert not high.promises
+    assert not world[3].disk.queue, "nothing was written for a stranger"

@@ -3,7 +3,8 @@
 Rule 1: what is copied is a late duplicate of its proposer's own Accept, with the same ballot and value, so taking it
         is always safe; it raises the promise as any Accept does and arms a full timer (R4, R5).
 Rule 2: nobody waits for it. It makes the member useful for quorums again, and its own view fresh.
-Rule 3: digests are compared from time to time; where they differ for long, the pages are read again.
+Rule 3: digests are compared from time to time; where they differ for long, the pages are read again, less and less
+        often while they go on differing.
 """
 
 from typing import Final
@@ -17,6 +18,8 @@ DIGEST_PERIOD_MS: Final = 10_000
 """How often digests are compared with one peer."""
 MISMATCHES_BEFORE_SYNC: Final = 2
 """Comparisons in a row that differ, before pages are read; traffic alone makes one differ now and then."""
+MISMATCHES_MAX: Final = 256
+"""Bound of the comparisons before pages are read once more: it doubles with each reading, until digests agree."""
 PAGE_TIMEOUT_MS: Final = 2_000
 """After this, the page is asked for again."""
 
@@ -30,6 +33,7 @@ class CatchUp:
         self._waiting: dict[int, tuple[str, str]] = {}
         self._behind: set[str] = set(driver.quorum.members - {driver.member})
         self._mismatches: dict[str, int] = {}
+        self._patience: dict[str, int] = {}
         self.copied = 0
         driver.route(SyncPage, self._on_page)
         driver.route(DigestReply, self._on_digest)
@@ -83,8 +87,12 @@ class CatchUp:
     def _on_digest(self, origin: str, message: DigestReply) -> None:
         if message.digest == self._driver.acceptor.digest:
             self._mismatches.pop(origin, None)
+            self._patience.pop(origin, None)
             return
         count = self._mismatches[origin] = self._mismatches.get(origin, 0) + 1
-        if count >= MISMATCHES_BEFORE_SYNC:
+        patience = self._patience.get(origin, MISMATCHES_BEFORE_SYNC)
+        if count >= patience:
+            # Under load digests never agree, and what lies below the ceiling of a restart cannot be taken (R5).
+            self._patience[origin] = min(2 * patience, MISMATCHES_MAX)
             self._mismatches[origin] = 0
             self._ask(origin, "")

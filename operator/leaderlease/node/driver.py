@@ -214,9 +214,11 @@ class Driver:
     # --- acceptor --------------------------------------------------------------------------------------------
 
     def _on_asked(self, origin: str, message: Prepare | Accept | Peek) -> None:
+        effects = self.acceptor.handle(origin, message, self.ports.now_ms())
         if type(message) is not Peek:
+            # After the acceptor has checked it: a poisoned counter must not become this proposer's own (H12).
             self.proposer.observe(message.ballot)  # type: ignore[union-attr]
-        self._carry_out(self.acceptor.handle(origin, message, self.ports.now_ms()))
+        self._carry_out(effects)
 
     def _on_renew(self, origin: str, message: Renew) -> None:
         self.reply(origin, self.acceptor.renew(message, self.ports.now_ms()))

@@ -87,7 +87,9 @@ class Learner:
             self._count_gap(view)
             view.term, view.holder, view.ended = value.term, value.holder, ""
             self._stats.leader_changes[reason or "acquired"] += 1
-            self._emit(name, view, reason or "acquired", value.holder)
+            # Terms that this node did not hear of: watchers are told that they missed something.
+            kind = "resync" if before and value.term > before + 1 else reason or "acquired"
+            self._emit(name, view, kind, value.holder)
         return True
 
     def ended(self, name: str, term: int, kind: str) -> None:

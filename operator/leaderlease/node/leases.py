@@ -179,13 +179,18 @@ class Leases:
             home.waiters.remove(waiter)
         session = waiter.session
         session.waits.pop(waiter.request, None)
-        held = Held(home.key, session, attempt.ballot, value)
-        if home.held is not None and (home.held.session is not session or home.held.holder != held.holder):
+        held, before = Held(home.key, session, attempt.ballot, value), home.held
+        is_unwanted = waiter.is_cancelled or session.is_closed
+        if is_unwanted and before is not None and before.value == value:
+            # The same holder has another connection here, which goes on under the new ballot.
+            before.take(home.key, attempt.ballot)
+        elif before is not None and (before.session is not session or before.holder != held.holder):
             self.lose(home, "another holder has it")
         self.announce(home, attempt, value, reason)
         home.wins += 1
-        if waiter.is_cancelled or session.is_closed:
-            if waiter.is_cancelled and not session.is_closed:
+        if is_unwanted:
+            # What a lost connection has asked for stays: the client learns of it, or it expires (H35).
+            if not session.is_closed and home.held is None:
                 self.on_unwanted(home, held)
             return
         home.held = held
@@ -262,6 +267,9 @@ class Leases:
             return
         home.is_busy = True
         basis, value = held.session.last_seq, held.value
+        now_ms = self._driver.ports.now_ms()
+        if now_ms >= held.take_over_until_ms:
+            held.take_over_until_ms = now_ms + (value.duration_ms or 0)
         intent = Acquire(held.holder, value.duration_ms, value.lock_delay_ms, value.acquired_at_ms)
 
         def on_end(attempt: Attempt) -> None:
@@ -277,8 +285,10 @@ class Leases:
                 held.take(home.key, attempt.ballot)
                 self.announce(home, attempt, value, "")
             if home.held is not held:
-                # Let go in the meantime: what was accepted a moment ago must not outlive that.
-                self.on_unwanted(home, Held(home.key, held.session, attempt.ballot, value))
+                # Let go by the holder in the meantime: what was accepted a moment ago must not outlive that. A lost
+                # connection, or another node that serves it now, ends no belief, so then the timers run on (H23).
+                if held.is_let_go:
+                    self.on_unwanted(home, Held(home.key, held.session, attempt.ballot, value))
             elif value != held.value:
                 # A nonce that is dead for its old term is never believed again (H18).
                 self.lose(home, "its term has ended")
@@ -420,7 +430,12 @@ class Leases:
 
     def _woken(self, home: Home) -> None:
         home.timer = None
-        if home.held is not None and not self._is_current(home, home.held):
+        held = home.held
+        if (
+            held is not None
+            and self._driver.ports.now_ms() < held.take_over_until_ms
+            and not self._is_current(home, held)
+        ):
             self.take_over(home)
         elif not home.waiters:
             self._prepare_ahead(home)

@@ -64,7 +64,8 @@ class Reads:
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
         self._reads: dict[int, Read] = {}
-        self._next = 0
+        # No answer to an earlier life of this node can name a read of this one.
+        self._next = driver.proposer.incarnation << 40
         driver.route(Peeked, self._on_peeked)
 
     def read(self, key: str, on_read: OnRead) -> None:

@@ -44,6 +44,7 @@ class Releases:
         if home is None or held is None or held.holder.nonce != nonce:
             self._release_elsewhere(name, nonce, successor, on_end)
             return
+        held.is_let_go = True
         self._leases.drop_held(home)
         is_queued = self._leases.when_free(home, lambda: self._let_go(home, held, successor, on_end))
         if not is_queued:
@@ -74,7 +75,7 @@ class Releases:
             if reading.state is ReadState.UNAVAILABLE:
                 on_end(0, "quorum", self._driver.quorum.missing(reading.answered))
             elif value is None or value.nonce != nonce:
-                on_end(0, "not_holder", f"{name}: the caller does not hold it")
+                on_end(0, "not_holder", f"{name}: nobody holds it under this nonce")
             elif value.is_never:
                 self._vacate_when_free(self._leases.home(LEASE + name), nonce, "released", on_end)
             else:

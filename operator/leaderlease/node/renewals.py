@@ -17,6 +17,8 @@ from leaderlease.wire.session import KeptAlive
 
 RENEW_ITEMS_MAX: Final = 4_096
 """Leases in one Renew; further ones go into another, so that a frame stays within its bound."""
+LIFE_BITS: Final = 40
+"""Attempts of one life of a node that have numbers of their own."""
 ROUND_TIMEOUT_MS: Final = 500
 """After this, a round counts what it has."""
 REPAIRS_MAX: Final = 256
@@ -64,7 +66,8 @@ class Renewals:
         self._leases = leases
         self._queue: list[tuple[Session, int]] = []
         self._rounds: dict[int, Round] = {}
-        self._attempt = 0
+        # R6: no answer to an earlier life of this node can name an attempt of this one.
+        self._attempt = driver.proposer.incarnation << LIFE_BITS
         driver.route(Renewed, self._on_renewed)
         driver.on_peer_change.append(self._on_peer_change)
 

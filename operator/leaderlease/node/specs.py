@@ -16,6 +16,7 @@ from leaderlease.node.driver import Driver
 from leaderlease.node.homes import SPEC
 from leaderlease.node.reads import Reading, Reads, ReadState
 from leaderlease.paxos.acceptor import Record
+from leaderlease.paxos.ballot import ZERO, Ballot
 from leaderlease.paxos.lease import DURATION_DEFAULT_MS, LOCK_DELAY_MAX_MS, Value, check_value
 from leaderlease.paxos.proposer import Attempt, Outcome, Write
 from leaderlease.wire.session import Spec
@@ -64,12 +65,13 @@ class Specs:
         self._reads = reads
         self._auto_declare = auto_declare
         self.declared: dict[str, Spec] = {}
+        self._ballots: dict[str, Ballot] = {}
         self._undeclared_until_ms: dict[str, int] = {}
         self._writing: set[str] = set()
         driver.on_installed.append(self._on_installed)
         for key, register in driver.acceptor.registers.items():
             if key.startswith(SPEC) and register.value is not None:
-                self._take(key, register.value)
+                self._take(key, register.accepted, register.value)
 
     def look_up(self, name: str, on_spec: OnSpec) -> None:
         """Find what was declared for a lease, here or at a majority."""
@@ -101,11 +103,14 @@ class Specs:
         if not driver.is_quorum_connected():
             on_end(0, "quorum", driver.quorum.missing(driver.connected))
             return
+        if key in driver.attempts:
+            on_end(0, "unknown", f"{key[len(SPEC) :]}: another declaration is being written; ask again")
+            return
 
         def end(attempt: Attempt) -> None:
             if attempt.outcome is Outcome.CHOSEN and attempt.decision is not None:
                 if key.startswith(SPEC):
-                    self._take(key, attempt.decision.value)
+                    self._take(key, attempt.ballot, attempt.decision.value)
                 on_end(attempt.decision.value.term, "", "")
             elif retries:
                 pause_ms = 1 + driver.ports.random() * WRITE_BACKOFF_MS
@@ -121,7 +126,7 @@ class Specs:
             on_spec(None, self._driver.quorum.missing(reading.answered))
             return
         if reading.value is not None:
-            self._take(SPEC + name, reading.value)
+            self._take(SPEC + name, reading.ballot, reading.value)
         spec = self.declared.get(name)
         if spec is None:
             if len(self._undeclared_until_ms) >= UNDECLARED_MAX:
@@ -132,10 +137,14 @@ class Specs:
 
     def _on_installed(self, record: Record) -> None:
         if record.key.startswith(SPEC) and record.value is not None:
-            self._take(record.key, record.value)
+            self._take(record.key, record.accepted, record.value)
 
-    def _take(self, key: str, value: Value) -> None:
+    def _take(self, key: str, ballot: Ballot, value: Value) -> None:
         name = key[len(SPEC) :]
+        if ballot < self._ballots.get(name, ZERO):
+            # A read that was under way while a newer declaration was installed here.
+            return
+        self._ballots[name] = ballot
         self._undeclared_until_ms.pop(name, None)
         if value.body:
             self.declared[name] = _decoder.decode(value.body)

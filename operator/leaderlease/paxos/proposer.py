@@ -11,7 +11,7 @@ from enum import Enum
 import msgspec
 
 from leaderlease.errors import invariant
-from leaderlease.paxos.ballot import ZERO, Ballot
+from leaderlease.paxos.ballot import COUNTER_JUMP_MAX, ZERO, Ballot
 from leaderlease.paxos.lease import Holder, Value, digest
 from leaderlease.paxos.messages import Accept, Accepted, Evidence, Live, Nack, Prepare, Promise
 from leaderlease.paxos.quorum import Quorum, Tally
@@ -312,5 +312,9 @@ class Proposer:
         return Ballot(self.counter, self.member, self.incarnation)
 
     def observe(self, ballot: Ballot) -> None:
-        """Remember a ballot seen anywhere; never goes back (a fast-forward by assignment would reuse ballots)."""
-        self.counter = max(self.counter, ballot.counter)
+        """Remember a ballot seen anywhere; never goes back (a fast-forward by assignment would reuse ballots).
+
+        A counter that runs ahead by more than ``COUNTER_JUMP_MAX`` is poison and is not taken over (R3, H12).
+        """
+        if self.counter < ballot.counter <= self.counter + COUNTER_JUMP_MAX:
+            self.counter = ballot.counter
