@@ -20,6 +20,7 @@
 A refused ballot, a lease that somebody else holds, "not yet": these are values, not errors.
 """
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 
@@ -113,10 +114,18 @@ class LeaseRefused(LeaderLeaseError):
 
 
 class ConnectionFailed(LeaderLeaseError):
-    """No endpoint can be reached, or the node refused the hello."""
+    """No endpoint can be reached, or the node refused the hello.
+
+    Attributes:
+        reasons: Endpoint -> what became of it; may be empty.
+    """
 
     exit_code = 69
     code = "connection"
+
+    def __init__(self, text: str, reasons: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.reasons = dict(reasons or {})
 
 
 def invariant(condition: object, message: str) -> None:

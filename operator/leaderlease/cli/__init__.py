@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -20,14 +20,37 @@ from leaderlease.errors import LeaderLeaseError
 
 PROGRAM: Final = "leaderlease"
 EXIT_USAGE: Final = 2
+EXIT_IO: Final = 74
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 EXIT_BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 
 COMMANDS: Final = {
+    "demo": "leaderlease.cli.demo",
+    "get": "leaderlease.cli.leases",
+    "verify": "leaderlease.cli.leases",
+    "transfer": "leaderlease.cli.leases",
+    "release": "leaderlease.cli.leases",
+    "declare": "leaderlease.cli.leases",
+    "withdraw": "leaderlease.cli.leases",
+    "status": "leaderlease.cli.status",
     "node": "leaderlease.cli.node",
+    "bench": "leaderlease.cli.bench",
+    "run": "leaderlease.cli.run",
+    "completion": "leaderlease.cli.completion",
     "version": "leaderlease.cli.version",
 }
-"""Command -> the module that holds it as an attribute of the same name. In the order of the help."""
+"""Command -> the module that holds it as an attribute of the same name."""
+SECTIONS: Final = {
+    "Try it": ("demo", "dev"),
+    "Work under a lease": ("run", "get", "verify"),
+    "Operate": ("status", "declare", "withdraw", "transfer", "release"),
+    "Run a quorum": ("node", "bench"),
+}
+"""Sections of the help, in order; commands that are in none of them come last."""
+
+
+class _ReaderHasLeft(Exception):
+    """Whoever read our output does so no more."""
 
 
 class Commands(click.Group):
@@ -36,6 +59,30 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names, in the order in which people need them."""
         return list(COMMANDS)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader that has left is told apart, because click would end with another code."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError as error:
+            raise _ReaderHasLeft from error
+        return result
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands by section, those that people need first at the top."""
+        placed = {name for names in SECTIONS.values() for name in names}
+        sections = {**SECTIONS, "More": tuple(name for name in COMMANDS if name not in placed)}
+        width = max(map(len, COMMANDS))
+        for title, names in sections.items():
+            rows = []
+            for name in names:
+                command = self.get_command(ctx, name)
+                if command is not None:
+                    rows.append((name.ljust(width), command.get_short_help_str(formatter.width)))
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return a command; None if there is none of this name."""
@@ -67,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error.format_message(), file=sys.stderr)
         return EXIT_USAGE
     except click.UsageError as error:
-        _complain(f"{error.format_message()}{_hint(error)}")
+        _complain(f"{error.format_message().removesuffix('.')}{_hint(error)}")
         return EXIT_USAGE
     except click.ClickException as error:
         _complain(error.format_message())
@@ -77,10 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LeaderLeaseError as error:
         _complain(str(error))
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has left; the interpreter must not complain when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (_ReaderHasLeft, BrokenPipeError):
+        _forget_output()
         return EXIT_BROKEN_PIPE
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _complain(f"{where}{error.strerror or error}")
+        _forget_output()
+        return EXIT_IO
 
 
 def log_to_stderr(level: str, name: str = "") -> None:
@@ -92,6 +143,11 @@ def log_to_stderr(level: str, name: str = "") -> None:
         stream=sys.stderr,
         force=True,
     )
+
+
+def _forget_output() -> None:
+    """Nobody takes our output; the interpreter must not complain when it flushes at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(text: str) -> None:

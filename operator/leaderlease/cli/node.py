@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from leaderlease.cli import log_to_stderr
+from leaderlease.cli.inspect import inspect
 from leaderlease.errors import ConfigError
 from leaderlease.node.config import (
     AUTH_MODES,
@@ -38,9 +39,16 @@ def _read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None
         if option is None:
             names = ", ".join(sorted(o.opts[0].removeprefix("--") for o in known.values()))
             raise ConfigError(f"--config {path}: there is no setting {key!r}; there are {names}")
-        settings[option.name] = value
+        settings[option.name] = _one_text(value) if key == "peers" else value
     ctx.default_map = settings
     return path
+
+
+def _one_text(value: Any) -> Any:
+    """Let a file write the peers as a list, or as a table of names and addresses."""
+    if isinstance(value, dict):
+        value = [f"{name}={address}" for name, address in value.items()]
+    return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
 def _option(*names: str, **attributes: Any) -> Callable[[click.decorators.FC], click.decorators.FC]:
@@ -99,6 +107,9 @@ def node(ctx: click.Context, /, log_level: str, peers: str | None, **settings: A
             raise click.UsageError(f"--{needed} is missing", ctx)
     assert peers is not None
     run_node(NodeConfig(peers=parse_peers(peers), **settings))
+
+
+node.add_command(inspect)
 
 
 def run_node(config: NodeConfig) -> None:

@@ -165,14 +165,14 @@ class Session:
     def unreachable(self) -> ConnectionFailed:
         """Return the error that says which endpoints were tried, and what became of each."""
         names = ", ".join(str(endpoint) for endpoint in self.endpoints)
-        reasons = dict.fromkeys(self._reasons.get(e, "not tried yet") for e in self.endpoints)
-        if len(reasons) == 1:
-            why = next(iter(reasons))
+        reasons = {str(e): self._reasons.get(e, "not tried yet") for e in self.endpoints}
+        if len(set(reasons.values())) == 1:
+            why = next(iter(reasons.values()))
         else:
-            why = "; ".join(f"{e}: {self._reasons.get(e, 'not tried yet')}" for e in self.endpoints)
-        if any("refuses" in reason or "versions" in reason for reason in reasons):
-            return ConnectionFailed(f"none of {names} takes this client: {why}")
-        return ConnectionFailed(f"none of {names} answers: {why}; is a node running there?")
+            why = "; ".join(f"{endpoint}: {reason}" for endpoint, reason in reasons.items())
+        if any("refuses" in reason or "versions" in reason for reason in reasons.values()):
+            return ConnectionFailed(f"none of {names} takes this client: {why}", reasons)
+        return ConnectionFailed(f"none of {names} answers: {why}; is a node running there?", reasons)
 
     def pump(self) -> None:
         """Take what the core wants done; to be called after every call of the core."""

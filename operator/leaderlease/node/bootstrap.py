@@ -16,7 +16,7 @@ import msgspec
 
 from leaderlease.errors import ConfigError, QuorumUnavailable, WrongDirectory
 from leaderlease.node.config import NodeConfig, parse_address
-from leaderlease.node.connection import Connection
+from leaderlease.node.connection import Connection, reason_of
 from leaderlease.paxos.acceptor import Record
 from leaderlease.paxos.membership import MEMBER_KEY, Configuration, configuration_value, first_configuration
 from leaderlease.storage.base import Storage
@@ -114,7 +114,7 @@ async def find_configuration(
                         answers[name] = await probe(address, own, tls)
                         reasons[name] = "blank"
                     except (OSError, ssl.SSLError, TimeoutError) as error:
-                        reasons[name] = str(error) or "no answer"
+                        reasons[name] = reason_of(error)
                 found = decide_configuration(config, own, answers)
                 if found is not None:
                     return await store_configuration(storage, found)

@@ -18,6 +18,22 @@ WRITE_BUFFER_BYTES_MAX: Final = 16 << 20
 """Bytes that may wait for a slow reader."""
 
 
+def reason_of(error: BaseException) -> str:
+    """Return why a connection could not be made or ended, in a few words without the address."""
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ConnectionResetError):
+        return "closed by the other side"
+    if type(error).__name__ == "gaierror":
+        return "unknown host"
+    reason = getattr(error, "verify_message", "") or getattr(error, "reason", None)
+    if isinstance(reason, str):
+        return f"TLS: {reason.replace('_', ' ').lower()}"
+    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
+
+
 class Owner(Protocol):
     """Who gets the messages of a connection."""
 
@@ -101,7 +117,7 @@ class Connection(asyncio.Protocol):
         if self._hello_timer is not None:
             self._hello_timer.cancel()
         if exc is not None:
-            self._reason = str(exc) or type(exc).__name__
+            self._reason = reason_of(exc)
         self._owner.on_closed(self, self._reason)
 
     # --- sending ---------------------------------------------------------------------------------------------

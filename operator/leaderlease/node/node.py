@@ -205,7 +205,13 @@ class Node:
     def _check_membership(self, configuration: Configuration) -> None:
         assert self.storage is not None
         member = self.storage.identity.member
-        if configuration.member(member) is None:
+        found = configuration.member(member)
+        if found is not None and found.name != self.config.name:
+            raise WrongDirectory(
+                f"{self.config.data}: this disk is the one of {found.name}, and this node is {self.config.name}; "
+                "give each node its own directory"
+            )
+        if found is None:
             raise WrongDirectory(
                 f"{self.config.data}: this disk belongs to member {member}, who is not in epoch {configuration.epoch}"
             )

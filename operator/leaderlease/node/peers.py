@@ -14,7 +14,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-from leaderlease.node.connection import Connection
+from leaderlease.node.connection import Connection, reason_of
 from leaderlease.paxos.membership import Configuration, Member
 from leaderlease.paxos.messages import Ping, Renew, Renewed
 from leaderlease.storage.base import Storage
@@ -28,6 +28,8 @@ CONNECT_TIMEOUT_S: Final = 2.0
 BACKOFF_FIRST_S: Final = 0.05
 BACKOFF_MAX_S: Final = 2.0
 """Bounds of the pause before a peer is dialled again; doubles with each failure, and is spread by half."""
+BOOTSTRAPPING: Final = "it is still being bootstrapped"
+"""Why a member is not connected yet that has not made the configuration durable that this one has."""
 INBOUND_MAX: Final = 64
 """Connections that other members may hold open here."""
 
@@ -133,7 +135,7 @@ class PeerLink:
                     lambda: connection, host.strip("[]"), int(port), ssl=self._peers.client_tls
                 )
         except (OSError, ssl.SSLError, TimeoutError) as error:
-            self._note(str(error) or type(error).__name__)
+            self._note(reason_of(error))
             return
         self.connection = connection
         connection.push(self._peers.directory.hello())
@@ -154,9 +156,12 @@ class PeerLink:
             connection.push_urgent(Ping(0, self._peers.now_us()))
 
     def _note(self, reason: str) -> None:
-        if reason != self.last_error:
-            logger.warning("%s at %s: %s", self.member.name, self.member.address, reason)
-            self.last_error = reason
+        if reason == self.last_error or self._peers.is_stopping:
+            return
+        # A member that comes up a moment later than this one is no cause for alarm.
+        level = logging.INFO if reason == BOOTSTRAPPING else logging.WARNING
+        logger.log(level, "%s at %s: %s", self.member.name, self.member.address, reason)
+        self.last_error = reason
 
     def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
         """Take the peer's answer to our hello."""
@@ -164,7 +169,8 @@ class PeerLink:
             self._peers.on_refused(self.member, hello)
             connection.close(hello.text)
             return
-        reason = self._peers.directory.refusal(hello, expected=self.member.uuid)
+        is_blank = hello.role == "peer" and not hello.cluster and hello.member == self.member.uuid
+        reason = BOOTSTRAPPING if is_blank else self._peers.directory.refusal(hello, expected=self.member.uuid)
         if reason:
             connection.close(reason)
             return
@@ -231,6 +237,7 @@ class Peers:
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
+        self.is_stopping = False
         """Begin to dial every other member."""
         self._tasks = [asyncio.create_task(link.run()) for link in self.links.values()]
 
@@ -238,6 +245,7 @@ class Peers:
         """Close everything."""
         for task in self._tasks:
             task.cancel()
+        self.is_stopping = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in list(self._accepted):
             connection.close("this node leaves")

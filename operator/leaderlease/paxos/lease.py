@@ -141,6 +141,7 @@ def parse_duration(text: str | int | float | None, field: str = "duration") -> i
     """
     if text is None or text == "never":
         return None
+    is_lease = field == "duration"
     if isinstance(text, int | float):
         if text != text or abs(text) > DURATION_MAX_MS:
             raise ConfigError(f"{field}: {text!r} is outside [100ms, 1h]")
@@ -148,12 +149,13 @@ def parse_duration(text: str | int | float | None, field: str = "duration") -> i
     else:
         match = _DURATION.match(text)
         if not text or match is None:
-            raise ConfigError(f"{field}: {text!r} is no duration; write 750ms, 3s, 1m30s, 1h or never")
+            raise ConfigError(f"{field}: {text!r} is no duration; write 750ms, 3s, 1m30s, 1h{' or never' * is_lease}")
         hours, minutes, seconds, millis = match.groups()
         total = float(hours or 0) * 3600 + float(minutes or 0) * 60 + float(seconds or 0)
         milliseconds = round(total * 1000) + int(millis or 0)
     if not DURATION_MIN_MS <= milliseconds <= DURATION_MAX_MS:
-        raise ConfigError(f"{field}: {text!r} is outside [100ms, 1h]; use never for a lock without an end")
+        hint = "; use never for a lock without an end" if is_lease else ""
+        raise ConfigError(f"{field}: {text!r} is outside [100ms, 1h]{hint}")
     return milliseconds
 
 
