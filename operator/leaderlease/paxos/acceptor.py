@@ -92,7 +92,7 @@ Asked = Prepare | Accept | Peek
 class Register:
     """One register: the durable image, the volatile timer, and what waits for the disk."""
 
-    __slots__ = ("accepted", "deferred", "digest", "expires_ms", "is_let_go", "pending", "promised", "value")
+    __slots__ = ("accepted", "deferred", "digest", "expires_ms", "let_go", "pending", "promised", "value")
 
     def __init__(self) -> None:
         self.promised = ZERO
@@ -102,8 +102,8 @@ class Register:
         self.expires_ms = RELEASED
         self.pending: tuple[str, Prepare | Accept, Record] | None = None
         self.deferred: deque[tuple[str, Asked]] | None = None
-        self.is_let_go = False
-        """The pending value was released before it was durable."""
+        self.let_go = ZERO
+        """Ballot of a value that was released before it was durable."""
 
     def remaining_ms(self, now_ms: int) -> int | None:
         """Return what is left of the timer: 0 when nothing guards the value, None for never."""
@@ -248,7 +248,8 @@ class Acceptor:
     def release(self, msg: Release) -> Value | None:
         """Stop the timer of exactly this value; volatile is enough, for a restart only waits longer.
 
-        A value that is still on its way to the disk is installed without a timer. A *never* lease is not released
+        A value that is still on its way to the disk, or waits behind one that is, is installed without a timer: a disk
+        slower than the others' would otherwise keep a guard that nobody needs. A *never* lease is not released
         so: that takes a durable write (section 4).
 
         Returns: What was released, or None.
@@ -256,13 +257,10 @@ class Acceptor:
         register = self.registers.get(msg.key)
         if msg.epoch != self.epoch or register is None:
             return None
-        if register.pending is not None:
-            _, asked, _ = register.pending
-            if type(asked) is not Accept or asked.value.is_never:
+        if (asked := _on_its_way(register, msg)) is not None:
+            if asked.value.is_never:
                 return None
-            if (asked.ballot, digest(asked.value)) != (msg.ballot, msg.digest):
-                return None
-            register.is_let_go = True
+            register.let_go = msg.ballot
             return asked.value
         if (register.accepted, register.digest) != (msg.ballot, msg.digest) or register.expires_ms == NEVER:
             return None
@@ -344,9 +342,8 @@ class Acceptor:
         register.accepted, register.value = msg.ballot, msg.value
         register.digest = digest(msg.value)
         register.expires_ms = max(before_ms, _expiry(msg.value, now_ms))
-        if msg.value.holder is None or register.is_let_go:
+        if msg.value.holder is None or register.let_go == msg.ballot:
             register.expires_ms = RELEASED
-        register.is_let_go = False
         self.digest ^= fingerprint ^ _fingerprint(msg.key, msg.ballot, register.digest)
 
     def _peek(self, msg: Peek, now_ms: int) -> Peeked:
@@ -370,6 +367,16 @@ class Acceptor:
             return []
         register.deferred.append((origin, msg))
         return []
+
+
+def _on_its_way(register: Register, msg: Release) -> Accept | None:
+    """Return the Accept of exactly this value, if it is not durable yet."""
+    if register.pending is None:
+        return None
+    for _, asked, *_ in (register.pending, *(register.deferred or ())):
+        if type(asked) is Accept and asked.ballot == msg.ballot and digest(asked.value) == msg.digest:
+            return asked
+    return None
 
 
 def _check_accept(msg: Accept) -> None:
