@@ -120,6 +120,7 @@ class Queries:
         mode: str = "Active",
         service_accounts: Sequence[str] = (),
         pods: Sequence[str] | None = None,
+        source: str = "",
     ) -> int:
         """Declare a lease, or change what was declared; returns the generation that this left.
 
@@ -131,6 +132,7 @@ class Queries:
             mode: ``Active``, ``Paused`` (nobody new) or ``ObserveOnly``.
             service_accounts: Of pods that may hold; empty admits all. For a quorum that verifies tokens.
             pods: uids of pods that may hold; None admits all. Likewise.
+            source: Who declares it; empty for people.
 
         Raises: As :meth:`get`, and ConfigError for an argument that cannot work.
         """
@@ -142,10 +144,25 @@ class Queries:
         if lock_delay_ms is None:
             raise ConfigError("lock_delay: cannot be never")
         admitted = None if pods is None else tuple(pods)
-        who = (tuple(identities), mode, tuple(service_accounts), admitted)
+        who = (tuple(identities), mode, tuple(service_accounts), admitted, source)
         spec = wire.Spec(parse_duration(duration), lock_delay_ms, *who)
         answer = await self._ask(wire.DeclareRequest(0, name, spec), True, wire.Done)
         return int(answer.term)
+
+    async def declared(self, prefix: str = "") -> dict[str, wire.Spec]:
+        """Read what the connected node knows to be declared, by lease name.
+
+        Raises: As :meth:`get`, and LeaseRefused for all but administrators.
+        """
+        found: dict[str, wire.Spec] = {}
+        after = ""
+        for _ in range(PAGES_MAX):
+            page = await self._ask(wire.SpecsRequest(0, prefix, after), True, wire.DeclaredSpecs)
+            found.update(page.items)
+            if not page.after or page.after == after:
+                break
+            after = page.after
+        return found
 
     async def set_keys(self, issuer: str, audience: str, jwks: bytes) -> int:
         """Write the public keys that the quorum verifies ServiceAccount tokens with; returns the generation.

@@ -31,7 +31,7 @@ LEEWAY_S: Final = 60
 ALGORITHMS: Final = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "EdDSA")
 """Of public keys alone: with a shared secret whoever can verify can also forge."""
 _FREE: Final = (wire.KeepAlive, wire.CancelRequest, wire.UnwatchRequest, wire.StatusRequest)
-_OPERATORS_ONLY: Final = (wire.DeclareRequest, wire.RevokeRequest, wire.KeysRequest)
+_OPERATORS_ONLY: Final = (wire.DeclareRequest, wire.RevokeRequest, wire.KeysRequest, wire.SpecsRequest)
 
 
 class Principal(msgspec.Struct, frozen=True):

@@ -27,6 +27,7 @@ from leaderlease.paxos.messages import StepDown
 from leaderlease.wire.session import (
     AcquireRequest,
     CancelRequest,
+    DeclaredSpecs,
     DeclareRequest,
     Done,
     Failed,
@@ -38,6 +39,7 @@ from leaderlease.wire.session import (
     ReleaseRequest,
     RevokeRequest,
     Spec,
+    SpecsRequest,
     StatusRequest,
     StepDownAsked,
     StepDownRequest,
@@ -89,6 +91,7 @@ class Sessions:
             VerifyRequest: self._on_verify,
             DeclareRequest: self._on_declare,
             KeysRequest: self._on_keys,
+            SpecsRequest: self._on_specs,
             StatusRequest: self._on_status,
         }
         driver.route(StepDown, self._on_peer_step_down)
@@ -263,6 +266,10 @@ class Sessions:
         after = found[limit - 1].name if len(found) > limit else ""
         page = tuple(_shown(session, info) for info in found[:limit])
         session.push(LeasesAnswer(message.request, page, after))
+
+    def _on_specs(self, session: Session, message: SpecsRequest) -> None:
+        items, after = self.specs.page(message.prefix, message.after)
+        session.push(DeclaredSpecs(message.request, items, after))
 
     def _on_watch(self, session: Session, message: WatchRequest) -> None:
         if len(session.watches) >= WATCHES_MAX:

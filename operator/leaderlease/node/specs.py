@@ -27,6 +27,8 @@ UNDECLARED_TTL_MS: Final = 5_000
 """How long "nobody declared it" is believed before a majority is asked again."""
 UNDECLARED_MAX: Final = 20_000
 """Names that are remembered as undeclared."""
+PAGE_BYTES_MAX: Final = 256 << 10
+"""Specifications on one page of a list, in encoded bytes."""
 WRITE_RETRIES_MAX: Final = 10
 WRITE_BACKOFF_MS: Final = 50
 """Ballots for one declaration, and the longest random pause between two."""
@@ -83,6 +85,18 @@ class Specs:
             on_spec(AUTOMATIC if self._auto_declare else None, "")
         else:
             self._reads.read(SPEC + name, lambda reading: self._found(name, reading, on_spec))
+
+    def page(self, prefix: str, after: str) -> tuple[tuple[tuple[str, Spec], ...], str]:
+        """Return specifications that this node knows, in name order after ``after``, and where the next page begins."""
+        found: list[tuple[str, Spec]] = []
+        size = 0
+        for name in sorted(name for name in self.declared if name.startswith(prefix) and name > after):
+            spec = self.declared[name]
+            size += len(name) + len(_encoder.encode(spec))
+            if found and size > PAGE_BYTES_MAX:
+                return tuple(found), found[-1][0]
+            found.append((name, spec))
+        return tuple(found), ""
 
     def declare(self, name: str, spec: Spec | None, on_end: OnEnd) -> None:
         """Write what is declared; None withdraws it. ``on_end`` gets the generation."""

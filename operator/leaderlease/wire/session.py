@@ -151,6 +151,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
         mode: Active, Paused (nobody new) or ObserveOnly.
         service_accounts: Of pods that may hold, in the lease's own namespace; empty admits all.
         pods: uids of pods that may hold; None admits all.
+        source: Who declares it, so that each withdraws only its own: ``kubernetes`` for the operator, empty for people.
     """
 
     duration_ms: int | None
@@ -159,6 +160,7 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     mode: str = "Active"
     service_accounts: tuple[str, ...] = ()
     pods: tuple[str, ...] | None = None
+    source: str = ""
 
 
 class DeclareRequest(_Message, frozen=True, tag="dec"):
@@ -167,6 +169,14 @@ class DeclareRequest(_Message, frozen=True, tag="dec"):
     request: int
     name: str
     spec: Spec | None
+
+
+class SpecsRequest(_Message, frozen=True, tag="specs"):
+    """Read what this node knows to be declared, a page in name order."""
+
+    request: int
+    prefix: str = ""
+    after: str = ""
 
 
 class KeysRequest(_Message, frozen=True, tag="keys"):
@@ -295,6 +305,14 @@ class Leases(_Message, frozen=True, tag="LS"):
     after: str = ""
 
 
+class DeclaredSpecs(_Message, frozen=True, tag="SP"):
+    """Answer to ``SpecsRequest``: (name, specification) in name order; ``after`` continues the list."""
+
+    request: int
+    items: tuple[tuple[str, Spec], ...]
+    after: str = ""
+
+
 class Transition(_Message, frozen=True, tag="T"):
     """A change of a watched lease.
 
@@ -361,6 +379,7 @@ ClientMessage = (
     | VerifyRequest
     | DeclareRequest
     | KeysRequest
+    | SpecsRequest
     | StatusRequest
     | Hello
     | Refused
@@ -375,6 +394,7 @@ NodeMessage = (
     | StepDownAsked
     | Done
     | Leases
+    | DeclaredSpecs
     | Transition
     | Verified
     | NodeStatus
