@@ -40,6 +40,10 @@ venv: $(DEV) ## Make .venv with everything that development needs
 demo: $(RUNTIME) ## Watch an election and a failover on this machine (installs the runtime only)
 	$(BIN)/leaderlease demo
 
+.PHONY: bench
+bench: $(RUNTIME) ## Measure this machine against the aims: a table, and JSON in build/bench.json (some 15 minutes)
+	$(BIN)/leaderlease bench --runs 5 --json build/bench.json
+
 .PHONY: test
 test: $(DEV) ## Run every test that this machine can run; ends with what was skipped and how to enable it
 	$(BIN)/python -m pytest
