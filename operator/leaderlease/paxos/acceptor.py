@@ -102,8 +102,8 @@ class Register:
         self.expires_ms = RELEASED
         self.pending: tuple[str, Prepare | Accept, Record] | None = None
         self.deferred: deque[tuple[str, Asked]] | None = None
-        self.let_go = ZERO
-        """Ballot of a value that was released before it was durable."""
+        self.let_go: set[Ballot] | None = None
+        """Ballots of values that were released before they were durable."""
 
     def remaining_ms(self, now_ms: int) -> int | None:
         """Return what is left of the timer: 0 when nothing guards the value, None for never."""
@@ -260,7 +260,7 @@ class Acceptor:
         if (asked := _on_its_way(register, msg)) is not None:
             if asked.value.is_never:
                 return None
-            register.let_go = msg.ballot
+            register.let_go = (register.let_go or set()) | {msg.ballot}
             return asked.value
         if (register.accepted, register.digest) != (msg.ballot, msg.digest) or register.expires_ms == NEVER:
             return None
@@ -342,8 +342,10 @@ class Acceptor:
         register.accepted, register.value = msg.ballot, msg.value
         register.digest = digest(msg.value)
         register.expires_ms = max(before_ms, _expiry(msg.value, now_ms))
-        if msg.value.holder is None or register.let_go == msg.ballot:
+        if msg.value.holder is None or (register.let_go is not None and msg.ballot in register.let_go):
             register.expires_ms = RELEASED
+        if register.deferred is None:
+            register.let_go = None
         self.digest ^= fingerprint ^ _fingerprint(msg.key, msg.ballot, register.digest)
 
     def _peek(self, msg: Peek, now_ms: int) -> Peeked:
