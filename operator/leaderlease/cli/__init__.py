@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "node": "leaderlease.cli.node",
     "bench": "leaderlease.cli.bench",
     "run": "leaderlease.cli.run",
+    "sidecar": "leaderlease.cli.sidecar",
     "completion": "leaderlease.cli.completion",
     "version": "leaderlease.cli.version",
 }

@@ -70,6 +70,10 @@ class SessionCore:
 
     # --- the connection --------------------------------------------------------------------------------------
 
+    def use_token(self, token: str) -> None:
+        """Show this bearer token from the next connection on."""
+        self._hello = msgspec.structs.replace(self._hello, token=token)
+
     def open(self, now: Instant) -> None:
         """Take note of a new connection and say hello on it."""
         self.is_open, self.is_ready = True, False

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -42,7 +42,7 @@ def connect(
     endpoints: str | Sequence[str] | None = None,
     *,
     tls: "ssl.SSLContext | tuple[str | None, str | None, str] | None" = None,
-    token: str = "",
+    token: str | Callable[[], str] = "",
     name: str = "",
     spread: bool = False,
     wait: float = 0.0,
@@ -54,7 +54,7 @@ def connect(
     Args:
         endpoints: ``host:port`` each, nearest first; None takes ``LEADERLEASE_ENDPOINTS``, else 127.0.0.1:7400.
         tls: A context, or the paths of certificate, key and CA (the first two may be None).
-        token: Bearer token.
+        token: Bearer token, or what returns it for each connection; ``OSError`` from there ends that attempt.
         name: Shown in the nodes' logs; the host's name unless told.
         spread: Start at a random endpoint instead of the first.
         wait: Seconds to go on trying when no endpoint answers at first.
@@ -77,7 +77,7 @@ class Client(Queries):
         endpoints: str | Sequence[str] | None = None,
         *,
         tls: "ssl.SSLContext | tuple[str | None, str | None, str] | None" = None,
-        token: str = "",
+        token: str | Callable[[], str] = "",
         name: str = "",
         spread: bool = False,
         wait: float = 0.0,
@@ -88,17 +88,22 @@ class Client(Queries):
         self._clock, rho_ppm = system_clock()
         self._endpoints = parse_endpoints(endpoints)
         self._tls = _context(tls)
-        self._token = token or ""
+        self._token = token
         self._pod_uid = pod_uid
         self._wait = wait
         self._timeout = timeout
         self._core = SessionCore(
             name=name or socket.gethostname(),
-            token=self._token,
+            token=token if isinstance(token, str) else "",
             rho_ppm=rho_ppm,
             software=f"leaderlease-python/{leaderlease.__version__}",
         )
-        self._session = Session(self._endpoints, self._core, self._clock, self._on_event, tls=self._tls, spread=spread)
+        self._session = Session(
+            *(self._endpoints, self._core, self._clock, self._on_event),
+            tls=self._tls,
+            spread=spread,
+            token=None if isinstance(token, str) else token,
+        )
         self._leases: dict[str, Lease] = {}
         self._waiting: set[asyncio.Future[Any]] = set()
         self._is_closed = False

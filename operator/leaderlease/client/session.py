@@ -80,6 +80,7 @@ class Session:
 
     Args:
         on_event: Is given every event of the core but ``Ready``, ``Ended``, ``Replied`` and ``Failure``.
+        token: Read for each connection, so that a token that was renewed is shown; ``OSError`` ends the attempt.
     """
 
     def __init__(
@@ -91,12 +92,14 @@ class Session:
         *,
         tls: "ssl.SSLContext | None" = None,
         spread: bool = False,
+        token: Callable[[], str] | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self.core = core
         self.clock = clock
         self._on_event = on_event
         self._tls = tls
+        self._token = token
         self._at = random.randrange(len(self.endpoints)) if spread else 0
         self._link: _Link | None = None
         self._ending: set[asyncio.Future[None]] = set()
@@ -194,6 +197,12 @@ class Session:
 
     def linked(self, link: _Link) -> None:
         """Take note that a connection stands."""
+        if self._token is not None:
+            try:
+                self.core.use_token(self._token())
+            except OSError as error:
+                link.drop(f"the token cannot be read: {error.strerror}")
+                return
         self._link = link
         self._ending.add(link.ended)
         link.ended.add_done_callback(self._ending.discard)
