@@ -31,10 +31,11 @@ KILL_MARGIN_MIN_MS: Final = 25.0
 """SIGKILL comes one part in 20 of the duration before the validity ends, and at least this: time for CMD to die."""
 GONE_GRACE_MS: Final = 1_000.0
 """Between SIGTERM and SIGKILL when a lease without end was revoked."""
-POST_SHARE: Final = 20
+POST_SHARE: Final = 6
+POST_SHARE_LATE: Final = 20
 POST_MIN_S: Final = 0.005
 POST_MAX_S: Final = 1.0
-"""How often renewals are looked for, to post the new deadline: 20 times per duration, within these bounds."""
+"""How often renewals are looked for, to post the new deadline: 6 times per duration, 20 times while they are late."""
 DEADLINE_STEP_MS: Final = 1.0
 """A deadline that moved by less is the same one, read again."""
 CONNECT_PAUSE_S: Final = 0.5
@@ -136,6 +137,14 @@ def check_order(order: Order) -> None:
         raise CommandNotExecutable(f"{str(found[0])!r}: this user may not execute it")
 
 
+def _post_s(lease: Lease) -> float | None:
+    """Return after how many seconds to look for a renewal; None when there are none."""
+    if lease.duration is None:
+        return None
+    share = POST_SHARE if lease.remaining() > lease.duration / 2 else POST_SHARE_LATE
+    return min(max(lease.duration / share, POST_MIN_S), POST_MAX_S)
+
+
 class Wrapper:
     """Campaigns, runs CMD, and ends it in time.
 
@@ -156,6 +165,7 @@ class Wrapper:
         self._is_late = False
         self._code: int | None = None
         self._errno = 0
+        self._group = 0
         self._is_guard_gone = False
         self._deadline_ms = 0.0
 
@@ -255,11 +265,10 @@ class Wrapper:
 
     async def _under(self, lease: Lease) -> str:
         """Run CMD under a lease until it has ended; return why the lease was lost, or nothing."""
-        self._code, self._errno, self._is_late, self._deadline_ms = None, 0, False, 0.0
+        self._code, self._errno, self._group, self._is_late, self._deadline_ms = None, 0, 0, False, 0.0
         lease.on_change = self._wake.set
         self._start(lease)
         is_asked = is_stopped = False
-        period_s = None if lease.duration is None else min(max(lease.duration / POST_SHARE, POST_MIN_S), POST_MAX_S)
         while self._is_running and not self._is_guard_gone:
             if self._is_late or lease.lost.is_set():
                 if not is_stopped:
@@ -271,13 +280,17 @@ class Wrapper:
                     is_asked = True
                     self._guard.send("stop", math.inf)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if is_stopped else period_s):
+                async with asyncio.timeout(None if is_stopped else _post_s(lease)):
                     await self._wake.wait()
             self._wake.clear()
         lease.on_change = None
         if self._order.status_file is not None:
             self._order.status_file.unlink(missing_ok=True)
         if self._is_guard_gone:
+            # The kernel has killed CMD itself; this is for what it started.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if self._group:
+                    os.killpg(self._group, signal.SIGKILL)
             raise GuardGone("the guard process was killed, and CMD with it; the lease is not released, it expires")
         if is_stopped:
             return lease.reason or "this process was too late to see a renewal"
@@ -365,6 +378,8 @@ class Wrapper:
     def _heard(self) -> None:
         while fields := self._guard.receive():
             match fields:
+                case ["started", pid]:
+                    self._group = int(pid)
                 case ["late"]:
                     self._is_late = True
                 case ["failed", errno]:

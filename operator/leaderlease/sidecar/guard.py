@@ -10,6 +10,7 @@ All times are CLOCK_BOOTTIME milliseconds: every process of the machine can comp
 
 import contextlib
 import ctypes
+import gc
 import math
 import os
 import select
@@ -58,7 +59,7 @@ class GuardLink:
     """The wrapper's end: messages of text fields, both ways.
 
     To the guard: ``start soft hard K=V...``, ``deadline soft hard``, ``stop hard``, ``signal n``.
-    From the guard: ``started``, ``failed errno``, ``late`` (it sent SIGTERM by its own clock), ``exited code``; a
+    From the guard: ``started pid``, ``failed errno``, ``late`` (it sent SIGTERM by its own clock), ``exited code``; a
     code is negative after a signal.
     """
 
@@ -103,10 +104,13 @@ def fork_guard(argv: Sequence[str]) -> GuardLink:
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sys.stdout.flush()
     sys.stderr.flush()
+    # Pages that neither side writes to stay shared: a collection would touch every object.
+    gc.freeze()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
+            gc.disable()
             mine.close()
             _Guard(theirs, argv).serve()
             code = 0
@@ -272,7 +276,7 @@ class _Guard:
             self._take_terminal()
             self._tell("failed", failed.decode())
         else:
-            self._tell("started")
+            self._tell("started", self._child)
             for number in self._pending:
                 self._signal(number)
 
