@@ -38,6 +38,8 @@ POLL_S = 0.01
 HTTP_TIMEOUT_S = 1.0
 STOP_TIMEOUT_S = 10.0
 ALL_PORTS = (7400, 7401, 7402)
+STEM = "leaderlease.test"
+"""Namespaces are called by it, the test's process id, and a number."""
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -159,8 +161,7 @@ class Node(Process):
     """One member.
 
     Attributes:
-        wrapper: What its command is run by, for the next start.
-        environment: Variables for the next start.
+        wrapper: What its command is run by, from the next start on.
     """
 
     def __init__(self, name: str, data: Path, place: Place, ports: tuple[int, int, int]) -> None:
@@ -169,7 +170,6 @@ class Node(Process):
         self.data = data
         self.client_port, self.peer_port, self.http_port = ports
         self.wrapper: tuple[str, ...] = ()
-        self.environment: dict[str, str] = {}
 
     @property
     def endpoint(self) -> str:
@@ -254,6 +254,7 @@ class Quorum:
     Attributes:
         places: Of the nodes; one each.
         own: Where the test's own client runs.
+        environment: Variables of every process.
         folder: For data and logs.
     """
 
@@ -262,6 +263,7 @@ class Quorum:
     own: Place = field(default_factory=Place)
     nodes: list[Node] = field(default_factory=list)
     holders: list[Holder] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
     cluster: str = field(default_factory=lambda: str(uuid.uuid4()))
     _numbers: Iterator[int] = field(default_factory=itertools.count)
 
@@ -296,7 +298,7 @@ class Quorum:
 
     def launch(self, node: Node) -> None:
         """Start one node, and do not wait."""
-        node.popen = node.place.start(self.command(node), node.log, node.environment)
+        node.popen = node.place.start(self.command(node), node.log, self.environment)
 
     def wait_ready(self) -> None:
         """Wait until every running node can be asked."""
@@ -311,7 +313,7 @@ class Quorum:
             *(sys.executable, "-m", "support.holder", "--endpoints", endpoints, "--lease", lease),
             *("--log", str(holder.events), "--identity", holder.events.stem, *options),
         ]
-        holder.popen = holder.place.start(command, holder.log, {})
+        holder.popen = holder.place.start(command, holder.log, self.environment)
         self.holders.append(holder)
         return holder
 
@@ -359,9 +361,9 @@ class Network:
     def __init__(self, size: int) -> None:
         require_network()
         _sweep_namespaces()
-        stem = f"ll-{os.getpid()}-{next(_networks)}"
-        self._hub = f"{stem}-hub"
-        self._names = [f"{stem}-{i}" for i in range(size)]
+        stem = f"{STEM}-{os.getpid()}-{next(_networks)}"
+        self._hub = f"{stem}h"
+        self._names = [f"{stem}n{i}" for i in range(size)]
         self._cuts: set[tuple[int, int]] = set()
         self.places: list[Place] = []
         self.own: Place
@@ -425,7 +427,7 @@ def require_network() -> None:
     require("process", os.geteuid() == 0, "not root")
     for tool in ("ip", "iptables-restore"):
         require("process", shutil.which(tool), f"no {tool}")
-    name = f"ll-{os.getpid()}-probe"
+    name = f"{STEM}-{os.getpid()}-probe"
     probe = subprocess.run(["ip", "netns", "add", name], capture_output=True)
     subprocess.run(["ip", "netns", "del", name], capture_output=True)
     require("process", probe.returncode == 0, "network namespaces are not allowed")
@@ -474,7 +476,7 @@ def _sweep_namespaces() -> None:
     for line in listed.splitlines():
         name = line.split()[0]
         parts = name.split("-")
-        if parts[0] == "ll" and len(parts) == 3 and not Path("/proc", parts[1]).exists():
+        if parts[0] == STEM and len(parts) == 3 and parts[1].isdigit() and not Path("/proc", parts[1]).exists():
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
