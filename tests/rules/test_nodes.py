@@ -1,9 +1,12 @@
 """Directed traces through whole nodes: what the driver and the lease logic make of the rules of the core."""
 
+import contextlib
+
+from leaderlease.errors import RemoteProtocolError
 from leaderlease.node.learner import Watch
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Value
-from leaderlease.paxos.messages import Accept, Accepted, Chosen, Prepare, Promise, Release, Renew, Renewed
+from leaderlease.paxos.messages import Accept, Chosen, Prepare, Renew, Renewed
 from leaderlease.wire.session import Granted, KeptAlive, Lost, Spec, Transition
 from support.core import ALICE, BOB, CHARLIE
 from support.nodes import KEY, NAME, Client, Cluster
@@ -153,10 +156,8 @@ def test_h12_a_poisoned_ballot_does_not_poison_the_proposer_of_the_node_that_ref
         Accept(1, KEY, poison, Value(1, BOB)),
         Chosen(1, KEY, poison, Value(1, BOB), "acquired"),
     ):
-        try:
+        with contextlib.suppress(RemoteProtocolError):
             cluster[1].driver.on_message("2", message)
-        except Exception as error:
-            assert "counter" in str(error)
     assert cluster[1].driver.proposer.counter < 1 << 32
     alice = cluster[1].client("alice")
     alice.acquire(ALICE)
@@ -201,7 +202,7 @@ def test_h16_a_keepalive_counts_once_a_majority_of_members_acknowledged_it_in_th
     cluster.held = []
     alice.keepalive()
     cluster.run(10)
-    second = [m for m in cluster.held]
+    second = list(cluster.held)
     assert second
     cluster.held = []
     for source, target, message in first:
@@ -383,10 +384,3 @@ def test_an_orderly_release_waits_for_no_lock_delay() -> None:
     bob.acquire(BOB)
     cluster.run(100)
     assert bob.got(Granted)[0].term == 2
-
-
-def test_the_kinds_that_these_traces_hold_back_are_those_of_the_wire() -> None:
-    """A misspelt kind would hold nothing back and prove nothing."""
-    assert {kind.__module__ for kind in (Accept, Accepted, Promise, Release, Renew, Renewed)} == {
-        "leaderlease.paxos.messages"
-    }

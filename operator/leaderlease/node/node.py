@@ -113,6 +113,7 @@ class Node:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ask_to_stop)
+        loop.set_exception_handler(self._on_loop_error)
         starting = loop.create_task(self.start())
         try:
             await asyncio.wait({starting, self._ended}, return_when=asyncio.FIRST_COMPLETED)
@@ -283,6 +284,14 @@ class Node:
 
     def _halted(self, reason: str) -> None:
         self._fail(InvariantViolated(reason))
+
+    def _on_loop_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Stop where a rule was broken in a callback, of the disk or of a timer; log everything else."""
+        error = context.get("exception")
+        if isinstance(error, InvariantViolated):
+            self._fail(error)
+        else:
+            loop.default_exception_handler(context)
 
     def _fail(self, error: LeaderLeaseError) -> None:
         logger.critical("this node leaves the quorum: %s", error)

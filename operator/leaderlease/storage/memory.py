@@ -159,7 +159,7 @@ class MemoryStorage:
         self._is_scheduled = False
         self.commit()
         self.deliver()
-        if self._queue:
+        if self._queue and not self._is_over:
             self._ask()
 
     def commit(self) -> None:
