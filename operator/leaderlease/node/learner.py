@@ -98,6 +98,11 @@ class Learner:
         if view.term == term and view.holder is not None and not view.ended:
             self._end(name, view, term, kind)
 
+    def has_heard_of(self, name: str, holder: Holder) -> bool:
+        """Tell whether this holder, by nonce, is the last one that was heard of."""
+        view = self.views.get(name)
+        return view is not None and view.holder is not None and view.holder.nonce == holder.nonce
+
     def resumed(self, name: str, term: int) -> None:
         """Take back an expiry that this node saw too early: the holder was renewed by others."""
         view = self._view(name)

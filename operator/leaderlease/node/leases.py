@@ -94,9 +94,11 @@ class Leases:
             return
         waiter.session.waits[waiter.request] = (home, waiter)
         register = self._driver.acceptor.registers.get(home.key)
-        if register is not None and is_of(register.value, waiter.holder):
-            # Its own lease, asked for again after a change of node: nobody has to lapse first.
+        is_accepted = register is not None and is_of(register.value, waiter.holder)
+        if is_accepted or self._driver.learner.has_heard_of(home.name, waiter.holder):
+            # Its own lease, asked for again after a change of node: the guards in the way of others are its own.
             home.waiters.appendleft(waiter)
+            home.hold_off_until_ms = 0
         else:
             home.waiters.append(waiter)
         self.pump(home)
@@ -203,8 +205,7 @@ class Leases:
 
     def _deny(self, home: Home, seen: Value | None, retry_after_ms: int | None) -> None:
         """Answer those that do not wait; the others stay queued."""
-        holder = seen.holder if seen is not None else None
-        term = seen.term if seen is not None else 0
+        holder, term = (seen.holder, seen.term) if seen is not None else (None, 0)
         for waiter in self._take_impatient(home):
             shown = waiter.session.shown(holder)
             waiter.session.push(Denied(waiter.request, home.name, shown, term, retry_after_ms))
@@ -399,10 +400,9 @@ class Leases:
 
     def stand_back_ms(self, home: Home) -> float:
         """Return how long this node lets others go first; the order turns with the term, so nobody starves."""
-        ranks = len(self._rank_of)
         register = self._driver.acceptor.registers.get(home.key)
         term = register.value.term if register is not None and register.value is not None else 0
-        return (self._rank_of[self._driver.member] + term) % ranks * RANK_MS
+        return (self._rank_of[self._driver.member] + term) % len(self._rank_of) * RANK_MS
 
     def wake_in(self, home: Home, delay_ms: float) -> None:
         """Look at this lease again after ``delay_ms``; one timer a lease, the last call counts."""
