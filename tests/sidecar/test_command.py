@@ -260,11 +260,12 @@ def test_leftovers_end_with_the_command(runs: Runs) -> None:
 # --- loss ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pauses", ["nodes", "wrapper"])
+@pytest.mark.parametrize("pauses", ["nodes", "wrapper", "everything"])
 def test_command_is_killed_before_the_lease_ends(runs: Runs, paused: Callable[[], None], pauses: str) -> None:
     """CMD that ignores SIGTERM works until shortly before its deadline, and not longer.
 
-    That holds when no node answers, and also when the wrapper is stopped: the guard needs neither.
+    That holds when no node answers, and also when the wrapper is stopped: the guard needs neither. When everything
+    was paused, CMD is killed before it does anything else.
     """
     path, file = runs.directory / "work", runs.directory / "status.json"
     options = ("--duration", "1s", "--once", "--status-file", str(file))
@@ -276,6 +277,11 @@ def test_command_is_killed_before_the_lease_ends(runs: Runs, paused: Callable[[]
         paused()
     else:
         process.send_signal(signal.SIGSTOP)
+    if pauses == "everything":
+        os.kill(guard, signal.SIGSTOP)
+        os.kill(command, signal.SIGSTOP)
+        _until(lambda: _boot_ms() > json.loads(file.read_text())["deadline_ms"], "the end of the lease")
+        os.kill(guard, signal.SIGCONT)
     status = file.read_text()
 
     def _has_ended() -> bool:
@@ -348,11 +354,14 @@ def test_killed_guard_takes_the_command_with_it(runs: Runs) -> None:
     _until(lambda: _work(path), "work")
     (guard,) = _children(process.pid)
     (command,) = _children(guard)
+    # Stopped, so that it is the kernel that ends CMD.
+    process.send_signal(signal.SIGSTOP)
     os.kill(guard, signal.SIGKILL)
+    _until(lambda: not _is_alive(command), "the end of CMD")
+    process.send_signal(signal.SIGCONT)
     code, _, err = _end(process)
     assert code == 70
     assert "the guard process was killed, and CMD with it" in err
-    assert not _is_alive(command)
 
 
 # --- no start ------------------------------------------------------------------------------------------------

@@ -292,7 +292,7 @@ class Wrapper:
                 if self._group:
                     os.killpg(self._group, signal.SIGKILL)
             raise GuardGone("the guard process was killed, and CMD with it; the lease is not released, it expires")
-        if is_stopped:
+        if is_stopped or self._is_late:
             return lease.reason or "this process was too late to see a renewal"
         if is_asked:
             return "asked to step down" + (f" in favour of {lease.successor}" if lease.successor else "")

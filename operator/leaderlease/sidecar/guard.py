@@ -59,8 +59,8 @@ class GuardLink:
     """The wrapper's end: messages of text fields, both ways.
 
     To the guard: ``start soft hard K=V...``, ``deadline soft hard``, ``stop hard``, ``signal n``.
-    From the guard: ``started pid``, ``failed errno``, ``late`` (it sent SIGTERM by its own clock), ``exited code``; a
-    code is negative after a signal.
+    From the guard: ``started pid``, ``failed errno``, ``late`` (by its own clock CMD must end now), ``exited code``;
+    a code is negative after a signal.
     """
 
     def __init__(self, sock: socket.socket, pid: int) -> None:
@@ -194,6 +194,10 @@ class _Guard:
         match message:
             case ["start", soft, hard, *variables]:
                 self._soft_ms, self._hard_ms = float(soft), float(hard)
+                if boot_ms() >= self._soft_ms:
+                    self._tell("late")
+                    self._tell("exited", -signal.SIGTERM)
+                    return
                 self._spawn(dict(variable.split("=", 1) for variable in variables))
             case _ if not self._child:
                 # It crossed the report of the end.
@@ -213,12 +217,13 @@ class _Guard:
             self._arm(math.inf)
             return
         now_ms = boot_ms()
-        if now_ms >= self._hard_ms:
-            self._end_all()
-            return
-        if now_ms >= self._soft_ms and not self._is_stopping:
+        if now_ms >= min(self._soft_ms, self._hard_ms) and not self._is_stopping:
             self._tell("late")
             self._terminate()
+        if now_ms >= self._hard_ms:
+            self._end_all()
+            self._arm(math.inf)
+            return
         self._arm(self._hard_ms if self._is_stopping else min(self._soft_ms, self._hard_ms))
 
     def _arm(self, due_ms: float) -> None:
