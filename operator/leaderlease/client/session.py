@@ -16,6 +16,7 @@ from leaderlease.client.endpoints import Endpoint
 from leaderlease.client.events import Ended, Event, Failure, Ready, Replied
 from leaderlease.errors import ConnectionFailed, LocalProtocolError, RemoteProtocolError
 from leaderlease.wire.codec import CLIENT
+from leaderlease.wire.reasons import CLOSED, reason_of
 
 if TYPE_CHECKING:
     import ssl
@@ -43,6 +44,7 @@ class _Link(asyncio.Protocol):
         self._decoder = CLIENT.decoder()
         self.transport: asyncio.Transport | None = None
         self.reason = ""
+        self.has_heard = False
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -58,12 +60,13 @@ class _Link(asyncio.Protocol):
         except RemoteProtocolError as error:
             self.drop(str(error))
             return
+        self.has_heard = True
         self._session.received(self, messages)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the session, once."""
-        text = _why(exc) if isinstance(exc, OSError) else str(exc or "")
-        self.reason = self.reason or text or "the node closed the connection"
+        text = reason_of(exc) if exc is not None else ""
+        self.reason = self.reason or text or CLOSED
         self._session.unlinked(self)
         if not self.ended.done():
             self.ended.set_result(None)
@@ -161,6 +164,7 @@ class Session:
             await asyncio.wait(self._ending, timeout=CLOSE_TIMEOUT_S)
         if link is not None and not link.ended.done():
             link.drop("the client was closed")
+            await asyncio.wait({link.ended})
         for handle in (self._timer, self._flush):
             if handle is not None:
                 handle.cancel()
@@ -309,17 +313,10 @@ class Session:
             link.drop("")
             return f"no connection within {limit_ms:.0f} ms"
         except (OSError, UnicodeError) as error:
-            return _why(error)
-        await link.ended
+            return reason_of(error)
+        # Not awaited itself: a cancellation of this task would end the future, and closing waits for it.
+        await asyncio.wait({link.ended})
+        if not link.has_heard and link.reason == CLOSED:
+            hint = "may want TLS" if self._tls is None else "may not take this client's certificate, or want one"
+            return f"{CLOSED} before its hello: it {hint}"
         return link.reason
-
-
-def _why(error: Exception) -> str:
-    """Return what went wrong, without the address that the caller knows."""
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, OSError) and type(error).__name__ == "gaierror":
-        return "unknown host"
-    if isinstance(error, ConnectionResetError):
-        return "the node closed the connection"
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
