@@ -14,11 +14,12 @@ import ssl
 from collections.abc import Callable
 from typing import Any, Final
 
-from leaderlease.node.connection import Connection, reason_of
+from leaderlease.node.connection import Connection
 from leaderlease.paxos.membership import Configuration, Member
 from leaderlease.paxos.messages import Ping, Renew, Renewed
 from leaderlease.storage.base import Storage
 from leaderlease.wire.codec import PEER
+from leaderlease.wire.reasons import reason_of
 from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Refused
 
 PING_PERIOD_S: Final = 0.5
@@ -73,6 +74,8 @@ class Directory:
             return f"{hello.name} ({hello.member}) is no member under epoch {configuration.epoch}"
         if hello.member == own.member:
             return f"{hello.name} at {hello.address} has the same member uuid as {own.name}: a cloned disk"
+        if hello.epoch == configuration.epoch and hello.configuration not in (b"", own.configuration):
+            return f"{hello.name} has other members under epoch {hello.epoch} than {own.name}: not the same quorum"
         if expected and hello.member != expected:
             return f"{hello.name} answers as {hello.member} where {expected} was expected"
         return self._history_refusal(hello)
@@ -235,17 +238,17 @@ class Peers:
         self._inbound: dict[str, Connection] = {}
         self._accepted: set[Connection] = set()
         self._tasks: list[asyncio.Task[None]] = []
+        self.is_stopping = False
 
     def start(self) -> None:
-        self.is_stopping = False
         """Begin to dial every other member."""
         self._tasks = [asyncio.create_task(link.run()) for link in self.links.values()]
 
     async def stop(self) -> None:
         """Close everything."""
+        self.is_stopping = True
         for task in self._tasks:
             task.cancel()
-        self.is_stopping = True
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in list(self._accepted):
             connection.close("this node leaves")
