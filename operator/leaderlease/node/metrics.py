@@ -5,17 +5,18 @@ Rule 2: series for single leases stop at ``LEASE_SERIES_MAX``; ``lease_series_dr
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Final
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from leaderlease import __version__
 from leaderlease.node.homes import LEASE
 from leaderlease.node.node import Node
 from leaderlease.node.sessions import Sessions
+from leaderlease.node.stats import Durations
 
 LEASE_SERIES_MAX: Final = 500
 PREFIX: Final = "leaderlease_"
@@ -49,8 +50,11 @@ class NodeCollector(Collector):
         yield from _leases(sessions)
         stats, storage = sessions.driver.stats, sessions.driver.storage
         stats.committed(storage.fsync_seconds())
-        for histogram in (stats.phase, stats.failover_seconds, stats.fsync_seconds):
-            yield from histogram.collect()
+        phases = [(durations, {"phase": phase}) for phase, durations in stats.phase_seconds.items()]
+        yield _histogram("phase_duration_seconds", "From the first message of a Paxos phase to its majority.", phases)
+        yield _histogram("failover_seconds", "From the end of one holder, as this node saw it, to the next.",
+                         [(stats.failover_seconds, {})])  # fmt: skip
+        yield _histogram("fsync_duration_seconds", "Commits of this node's disk.", [(stats.fsync_seconds, {})])
 
 
 def _counters(sessions: Sessions) -> Iterator[Metric]:
@@ -128,6 +132,15 @@ def _gauge(name: str, text: str, samples: Samples) -> Metric:
 
 def _counter(name: str, text: str, samples: Samples) -> Metric:
     return _fill(CounterMetricFamily, name, text, samples)
+
+
+def _histogram(name: str, text: str, samples: Sequence[tuple[Durations, dict[str, str]]]) -> Metric:
+    metric = HistogramMetricFamily(PREFIX + name, text, labels=list(samples[0][1]))
+    for durations, labels in samples:
+        bounds = [*map(str, durations.bounds_s), "+Inf"]
+        buckets = list(zip(bounds, accumulate(durations.counts), strict=True))
+        metric.add_metric(list(labels.values()), buckets, durations.sum_s)
+    return metric
 
 
 def _fill(

@@ -169,7 +169,7 @@ class Attempt:
     def start(self) -> list[Send]:
         """Phase 1(a) to every member."""
         prepare = Prepare(self.epoch, self.key, self.ballot, self.nonce)
-        return [(member, prepare) for member in sorted(self.quorum.members)]
+        return [(member, prepare) for member in self.quorum.ordered]
 
     def seen(self) -> tuple[Ballot, Value | None]:
         """Return the highest-ballot value that any member reported in this attempt."""
@@ -248,12 +248,12 @@ class Attempt:
         if self.phase is Phase.PREPARING:
             prepare = Prepare(self.epoch, self.key, self.ballot, self.nonce)
             answered = self.promises | self.lives.keys() | self.nacks
-            return [(member, prepare) for member in sorted(self.quorum.members - answered)]
+            return [(member, prepare) for member in self.quorum.ordered if member not in answered]
         if self.phase is not Phase.ACCEPTING:
             return []
         assert self.decision is not None
         accept = Accept(self.epoch, self.key, self.ballot, self.decision.value)
-        return [(member, accept) for member in sorted(self.quorum.members - self.accepted)]
+        return [(member, accept) for member in self.quorum.ordered if member not in self.accepted]
 
     def _after_phase_1_answer(self) -> list[Send]:
         if self.quorum.is_met(self.promises):

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from enum import Enum
+from functools import cached_property
 
 import msgspec
 
@@ -21,7 +22,7 @@ def majority(size: int) -> int:
     return size // 2 + 1
 
 
-class Quorum(msgspec.Struct, frozen=True):
+class Quorum(msgspec.Struct, frozen=True, dict=True):
     """The sets of member uuids of which each must yield a majority: one set, or two while joint (R8).
 
     Attributes:
@@ -30,14 +31,27 @@ class Quorum(msgspec.Struct, frozen=True):
 
     groups: tuple[frozenset[str], ...]
 
-    @property
+    @cached_property
     def members(self) -> frozenset[str]:
         """Every member of any group."""
         return frozenset().union(*self.groups)
 
+    @cached_property
+    def ordered(self) -> tuple[str, ...]:
+        """Every member, in the order in which all of them list themselves."""
+        return tuple(sorted(self.members))
+
+    @cached_property
+    def _needs(self) -> tuple[tuple[frozenset[str], int], ...]:
+        return tuple((group, majority(len(group))) for group in self.groups)
+
     def is_met(self, yes: Collection[str]) -> bool:
         """Tell whether ``yes`` holds a majority of every group; strangers do not count."""
-        return all(len(group.intersection(yes)) >= majority(len(group)) for group in self.groups)
+        # A loop and no generator: this is asked several times for every answer of a member.
+        for group, need in self._needs:  # noqa: SIM110
+            if len(group.intersection(yes)) < need:
+                return False
+        return True
 
     def tally(self, yes: Collection[str], no: Collection[str]) -> Tally:
         """Tell whether ``yes`` is a quorum, can become one, or cannot any more since ``no`` refused."""
