@@ -26,6 +26,7 @@ EXIT_BROKEN_PIPE: Final = 128 + signal.SIGPIPE
 
 COMMANDS: Final = {
     "demo": "leaderlease.cli.demo",
+    "dev": "leaderlease.cli.dev",
     "get": "leaderlease.cli.leases",
     "verify": "leaderlease.cli.leases",
     "transfer": "leaderlease.cli.leases",

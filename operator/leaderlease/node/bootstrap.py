@@ -16,11 +16,12 @@ import msgspec
 
 from leaderlease.errors import ConfigError, QuorumUnavailable, WrongDirectory
 from leaderlease.node.config import NodeConfig, parse_address
-from leaderlease.node.connection import Connection, reason_of
+from leaderlease.node.connection import Connection
 from leaderlease.paxos.acceptor import Record
 from leaderlease.paxos.membership import MEMBER_KEY, Configuration, configuration_value, first_configuration
 from leaderlease.storage.base import Storage
 from leaderlease.wire.codec import PEER
+from leaderlease.wire.reasons import reason_of
 from leaderlease.wire.session import Hello, Refused
 
 PROBE_PERIOD_S: Final = 0.1
@@ -105,6 +106,7 @@ async def find_configuration(
     own = hello()
     others = {name: address for name, address in config.peers if name != config.name}
     reasons: dict[str, str] = dict.fromkeys(others, "not asked yet")
+    told = ""
     try:
         async with asyncio.timeout(config.bootstrap_timeout_s):
             while True:
@@ -118,6 +120,12 @@ async def find_configuration(
                 found = decide_configuration(config, own, answers)
                 if found is not None:
                     return await store_configuration(storage, found)
+                if not others:
+                    raise QuorumUnavailable(_explain(config, others, reasons))
+                waiting = _waiting_for(config, others, reasons)
+                if waiting != told:
+                    told = waiting
+                    logger.info("waiting: %s", waiting)
                 await asyncio.sleep(PROBE_PERIOD_S)
     except TimeoutError:
         raise QuorumUnavailable(_explain(config, others, reasons)) from None
@@ -162,13 +170,15 @@ async def store_configuration(storage: Storage, configuration: Configuration) ->
     return configuration
 
 
-def _explain(config: NodeConfig, others: dict[str, str], reasons: dict[str, str]) -> str:
+def _waiting_for(config: NodeConfig, others: dict[str, str], reasons: dict[str, str]) -> str:
     missing = [f"{name} ({others[name]}): {reason}" for name, reason in reasons.items() if reason != "blank"]
-    waited = f"after {config.bootstrap_timeout_s:g} s"
     if missing:
         need = "all initial members must be reachable and blank" if config.bootstrap else "a running member is needed"
-        return f"{waited} {need}; missing: {'; '.join(missing)}"
-    return (
-        f"{waited}: {config.data} and all other members are blank, and --bootstrap was not given; an empty directory "
-        "alone never starts a cluster"
-    )
+        return f"{need}; missing: {'; '.join(missing)}"
+    blank = f"{config.data} and all other members are blank" if others else f"{config.data} is blank"
+    return f"{blank}, and --bootstrap was not given; an empty directory alone never starts a cluster"
+
+
+def _explain(config: NodeConfig, others: dict[str, str], reasons: dict[str, str]) -> str:
+    waited = f"no quorum after {config.bootstrap_timeout_s:g} s: " if others else ""
+    return f"{waited}{_waiting_for(config, others, reasons)}"

@@ -6,32 +6,18 @@ Rule 3: what a slow reader leaves unread is bounded: beyond that the connection 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
 from leaderlease.errors import RemoteProtocolError
 from leaderlease.wire.codec import Codec
+from leaderlease.wire.reasons import reason_of
 from leaderlease.wire.session import Hello, Refused
 
 HELLO_TIMEOUT_S: Final = 5.0
 """How long a connection may stay without a hello."""
 WRITE_BUFFER_BYTES_MAX: Final = 16 << 20
 """Bytes that may wait for a slow reader."""
-
-
-def reason_of(error: BaseException) -> str:
-    """Return why a connection could not be made or ended, in a few words without the address."""
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused"
-    if isinstance(error, TimeoutError):
-        return "no answer in time"
-    if isinstance(error, ConnectionResetError):
-        return "closed by the other side"
-    if type(error).__name__ == "gaierror":
-        return "unknown host"
-    reason = getattr(error, "verify_message", "") or getattr(error, "reason", None)
-    if isinstance(reason, str):
-        return f"TLS: {reason.replace('_', ' ').lower()}"
-    return (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
 
 
 class Owner(Protocol):
@@ -54,12 +40,22 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """The transport side of a session or of a peer; knows nothing of leases.
 
+    Args:
+        on_made: Called when the connection stands. A TLS handshake that fails calls neither this nor ``on_closed``.
+
     Attributes:
         member: Peer's uuid, once its hello was taken.
         context: What the owner keeps with this connection.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, codec: Codec[Any, Any], owner: Owner) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        codec: Codec[Any, Any],
+        owner: Owner,
+        on_made: "Callable[[Connection], object] | None" = None,
+    ) -> None:
+        self._on_made = on_made
         self._loop = loop
         self._codec = codec
         self._decoder = codec.decoder()
@@ -82,6 +78,8 @@ class Connection(asyncio.Protocol):
         """Begin: the other side has a bounded time for its hello."""
         # A cast: uvloop's transports are no subclasses of asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        if self._on_made is not None:
+            self._on_made(self)
         peer = transport.get_extra_info("peername")
         self.remote = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
         self._hello_timer = self._loop.call_later(

@@ -255,9 +255,7 @@ class Peers:
 
     def accept(self) -> Connection:
         """Make the protocol of one inbound connection; for ``loop.create_server``."""
-        connection = Connection(asyncio.get_running_loop(), PEER, self)
-        self._accepted.add(connection)
-        return connection
+        return Connection(asyncio.get_running_loop(), PEER, self, self._accepted.add)
 
     def send(self, member: str, message: Any) -> None:
         """Send a request to a peer; lost when it cannot be reached."""

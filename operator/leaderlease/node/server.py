@@ -41,9 +41,7 @@ class Server:
 
     def accept(self) -> Connection:
         """Make the protocol of one connection; for ``loop.create_server``."""
-        connection = Connection(asyncio.get_running_loop(), NODE, self)
-        self._connections.add(connection)
-        return connection
+        return Connection(asyncio.get_running_loop(), NODE, self, self._connections.add)
 
     def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
         """Greet a client, or say why not."""

@@ -77,9 +77,12 @@ def explain(directory: Path, error: Exception) -> StorageError:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return DiskFailed(f"{directory}: {error}. Free or replace the disk, then start the node again")
     if isinstance(error, OSError) or code in _REFUSALS:
-        return StorageError(
-            f"{directory}: cannot be used: {error}. Mount it read-write and let this user read and write it"
-        )
+        reason, advice = str(error), "Mount it read-write and let this user read and write it"
+        if isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            advice = "Name a directory, or a path at which one can be made"
+        return StorageError(f"{directory}: cannot be used: {reason}. {advice}")
     return DiskFailed(f"{directory}: a write failed: {error!r}. The node leaves; start it again")
 
 
