@@ -45,16 +45,15 @@ AttemptEnd = Callable[[Attempt], None]
 
 
 class Running:
-    """One attempt under way, who wants to know its end, and the timer that bounds it."""
+    """One attempt under way, and who wants to know its end."""
 
-    __slots__ = ("accept_us", "attempt", "on_end", "start_us", "timer")
+    __slots__ = ("accept_us", "attempt", "on_end", "start_us")
 
     def __init__(self, attempt: Attempt, on_end: AttemptEnd, start_us: int) -> None:
         self.attempt = attempt
         self.on_end = on_end
         self.start_us = start_us
         self.accept_us = start_us if attempt.phase is Phase.ACCEPTING else 0
-        self.timer: Timer | None = None
 
 
 class Driver:
@@ -87,6 +86,8 @@ class Driver:
         self.connected: set[str] = {member}
         self.round_trip_ms: dict[str, float] = {}
         self.attempts: dict[str, Running] = {}
+        """In the order in which they began, so that one timer bounds them all."""
+        self._sweep: Timer | None = None
         self.is_stopped = False
         self.on_installed: list[Callable[[Record], None]] = []
         self.on_peer_change: list[Callable[[str, bool], None]] = []
@@ -170,9 +171,8 @@ class Driver:
     def stop(self) -> None:
         """Answer nothing more."""
         self.is_stopped = True
-        for running in self.attempts.values():
-            if running.timer is not None:
-                running.timer.cancel()
+        if self._sweep is not None:
+            self._sweep.cancel()
         self.attempts.clear()
 
     def _drain(self) -> None:
@@ -256,19 +256,28 @@ class Driver:
         self._after_step(attempt)
 
     def _run(self, attempt: Attempt, on_end: AttemptEnd, sends: list[Send]) -> None:
-        running = Running(attempt, on_end, self.ports.now_us())
-        running.timer = self.ports.call_later(ATTEMPT_TIMEOUT_MS, lambda: self._expired(running))
-        self.attempts[attempt.key] = running
+        self.attempts.pop(attempt.key, None)
+        self.attempts[attempt.key] = Running(attempt, on_end, self.ports.now_us())
+        if self._sweep is None:
+            self._sweep = self.ports.call_later(ATTEMPT_TIMEOUT_MS, self._expire_old)
         self._send_all(sends)
 
     def _send_all(self, sends: list[Send]) -> None:
         for member, message in sends:
             self.send(member, message)
 
-    def _expired(self, running: Running) -> None:
-        if self.attempts.get(running.attempt.key) is not running or self.is_stopped:
-            return
-        self._end(running)
+    def _expire_old(self) -> None:
+        """End the attempts whose time is up, and look again when that of the next one is."""
+        now_us = self.ports.now_us()
+        while self.attempts and not self.is_stopped:
+            running = next(iter(self.attempts.values()))
+            left_ms = ATTEMPT_TIMEOUT_MS - (now_us - running.start_us) / 1000
+            if left_ms > 0:
+                self._sweep = self.ports.call_later(left_ms, self._expire_old)
+                return
+            # It stays set until here: what begins at the end of another attempt must not put the next look off.
+            self._end(running)
+        self._sweep = None
 
     def _current(self, key: str, ballot: Any) -> Attempt | None:
         running = self.attempts.get(key)
@@ -317,8 +326,6 @@ class Driver:
 
     def _end(self, running: Running) -> None:
         attempt = running.attempt
-        if running.timer is not None:
-            running.timer.cancel()
         del self.attempts[attempt.key]
         if attempt.decision is not None:
             if attempt.outcome is not None and attempt.outcome.is_chosen:

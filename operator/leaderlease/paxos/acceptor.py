@@ -92,13 +92,16 @@ Asked = Prepare | Accept | Peek
 class Register:
     """One register: the durable image, the volatile timer, and what waits for the disk."""
 
-    __slots__ = ("accepted", "deferred", "digest", "expires_ms", "let_go", "pending", "promised", "value")
+    __slots__ = (
+        "accepted", "deferred", "digest", "expires_ms", "fingerprint", "let_go", "pending", "promised", "value",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.promised = ZERO
         self.accepted = ZERO
         self.value: Value | None = None
         self.digest = b""
+        self.fingerprint = 0
         self.expires_ms = RELEASED
         self.pending: tuple[str, Prepare | Accept, Record] | None = None
         self.deferred: deque[tuple[str, Asked]] | None = None
@@ -155,7 +158,8 @@ class Acceptor:
             if record.value is not None:
                 register.digest = digest(record.value)
                 register.expires_ms = _expiry(record.value, now_ms)
-                self.digest ^= _fingerprint(record.key, record.accepted, register.digest)
+                register.fingerprint = _fingerprint(record.key, record.accepted, register.digest)
+                self.digest ^= register.fingerprint
 
     def handle(self, origin: str, msg: Asked, now_ms: int) -> list[Effect]:
         """Answer a Prepare, Accept or Peek, or say what must be durable first.
@@ -336,7 +340,6 @@ class Acceptor:
         return [Persist(record)]
 
     def _install(self, register: Register, msg: Accept, now_ms: int) -> None:
-        fingerprint = _fingerprint(msg.key, register.accepted, register.digest) if register.digest else 0
         is_same_nonce = register.value is not None and register.value.nonce == msg.value.nonce != ""
         before_ms = register.expires_ms if is_same_nonce else RELEASED
         register.accepted, register.value = msg.ballot, msg.value
@@ -346,7 +349,8 @@ class Acceptor:
             register.expires_ms = RELEASED
         if register.deferred is None:
             register.let_go = None
-        self.digest ^= fingerprint ^ _fingerprint(msg.key, msg.ballot, register.digest)
+        before, register.fingerprint = register.fingerprint, _fingerprint(msg.key, msg.ballot, register.digest)
+        self.digest ^= before ^ register.fingerprint
 
     def _peek(self, msg: Peek, now_ms: int) -> Peeked:
         register = self.registers.get(msg.key)

@@ -7,6 +7,7 @@ Rule 3: a holder rounds down and stops early; an acceptor rounds up and waits th
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -27,6 +28,8 @@ MARGIN_MIN_MS: Final = 20
 MARGIN_SHARE: Final = 50
 """The margin is one part in fifty, 2 %, of the duration, and at least ``MARGIN_MIN_MS``."""
 NAME_BYTES_MAX: Final = 63
+DIGESTS_KEPT: Final = 512
+"""A value's digest is asked for up to four times by the node that proposes it, within milliseconds."""
 NONCE_HEX: Final = 32
 """A nonce is 128 bits, written as 32 hexadecimal digits."""
 
@@ -81,6 +84,7 @@ class Value(msgspec.Struct, frozen=True, array_like=True):
 _encode = msgspec.msgpack.Encoder().encode
 
 
+@lru_cache(maxsize=DIGESTS_KEPT)
 def digest(value: Value) -> bytes:
     """Return 8 bytes that name the value; two values under one ballot are told apart by it (R3)."""
     return hashlib.blake2b(_encode(value), digest_size=8).digest()
