@@ -136,10 +136,11 @@ def test_agreement_refuses_two_values_for_one_term() -> None:
         pytest.param([believe(0, "a", 1, 10), chosen(1, "b", 1)], id="granted-but-another-was-chosen"),
         pytest.param([chosen(0, "b", 1), believe(1, "a", 1, 10)], id="another-was-chosen-before"),
         pytest.param([believe(0, "a", 1, 10), heard(1, Kind.DENIED, "a")], id="denied-while-granted"),
-        pytest.param([chosen(0, "a", 1), heard(1, Kind.DENIED, "a")], id="denied-while-chosen"),
+        pytest.param([chosen(0, "a", 1), heard(1, Kind.DENIED, "a"), chosen(2, "a", 1)], id="denied-while-chosen"),
         pytest.param(
-            [heard(0, Kind.UNKNOWN, "a"), chosen(1, "a", 1), believe(2, "a", 2, 10)], id="unknown-then-two-terms"
+            [heard(0, Kind.UNKNOWN, "a"), believe(1, "a", 1, 10), believe(20, "a", 2, 30)], id="unknown-then-two-terms"
         ),
+        pytest.param([believe(0, "a", 1, 10), unbelieve(5, "a", 1), chosen(9, "a", 2)], id="chosen-again-when-dead"),
         pytest.param([believe(0, "a", 1, 10), believe(20, "a", 2, 30)], id="one-nonce-two-terms"),
     ],
 )
@@ -147,6 +148,12 @@ def test_honesty_refuses(history: list[Event]) -> None:
     """Answers that were not true."""
     with pytest.raises(Violation, match="honesty"):
         check_honesty(history)
+
+
+def test_honesty_accepts_a_grant_that_nobody_heard() -> None:
+    """Its answer was lost, it ended, and the nonce was denied later, or holds a later term."""
+    check_honesty([heard(0, Kind.UNKNOWN, "a"), chosen(1, "a", 1), heard(2, Kind.DENIED, "a")])
+    check_honesty([chosen(1, "a", 1), believe(2, "a", 3, 10), chosen(3, "a", 3)])
 
 
 @pytest.mark.parametrize(

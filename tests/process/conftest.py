@@ -65,7 +65,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         for quorum in {id(value): value for value in item.funcargs.values() if isinstance(value, Quorum)}.values():
             report.sections.append(("history", show(quorum.history())))
             for process in (*quorum.nodes, *quorum.holders):
-                report.sections.append((str(process.log), process.log_tail()))
+                if tail := process.log_tail():
+                    report.sections.append((str(process.log), tail))
     return report
 
 

@@ -54,7 +54,7 @@ def test_killed_holder_is_followed_after_its_validity(quorum: Quorum) -> None:
 
 def test_stopped_holder_does_not_believe_when_it_goes_on(quorum: Quorum) -> None:
     """Stopped past its lease: nothing remains before it hears of anybody, and token and resource refuse it."""
-    resource = FencedResource(quorum.folder / "stopped.jsonl", "crash/stopped")
+    resource = FencedResource(quorum.folder / "stopped.writes.jsonl", "crash/stopped")
     alice = quorum.hold("crash/stopped")
     first = alice.wait(Kind.BELIEVE)
     bob = quorum.hold("crash/stopped", at=1)

@@ -21,6 +21,7 @@ from leaderlease.client.clock import Instant
 from support.fence import FencedResource
 
 ASK_PERIOD_S = 0.2
+WRITE_PERIOD_S = 0.05
 
 
 def boot_ms() -> float:
@@ -79,7 +80,7 @@ async def work(lease: leaderlease.Lease, resource: FencedResource | None, hold_s
         while (left_s := deadline - time.monotonic()) > 0:
             if resource is not None:
                 await asyncio.to_thread(resource.write, lease)
-            pause_s = left_s if resource is None else min(left_s, 0.02)
+            pause_s = left_s if resource is None else min(left_s, WRITE_PERIOD_S)
             wait_s = None if pause_s == float("inf") else pause_s
             done, _ = await asyncio.wait(ends, timeout=wait_s, return_when=asyncio.FIRST_COMPLETED)
             if done:

@@ -68,10 +68,13 @@ class Place:
     Attributes:
         host: Address of the place.
         prefix: What runs a command there.
+        enter: Moves the calling thread there, for good.
+        thread: One that is there.
     """
 
     host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
+    enter: Callable[[], None] = lambda: None
     thread: ThreadPoolExecutor | None = None
 
     def call(self, function: Callable[[], T]) -> T:
@@ -140,10 +143,13 @@ class Process:
             self.popen.kill()
             self.popen.wait()
 
+    def terminate(self) -> None:
+        """Ask it to end, and do not wait."""
+        self.signal(signal.SIGTERM)
+
     def end(self) -> int:
         """Ask it to end, and return its exit code."""
-        assert self.popen is not None
-        self.signal(signal.SIGTERM)
+        self.terminate()
         return self.exit_code()
 
     def exit_code(self) -> int:
@@ -342,8 +348,9 @@ class Quorum:
         raise AssertionError("the holder has no connection")
 
     def history(self) -> list[Event]:
-        """Return what all holders recorded until now."""
-        return read_history([holder.events for holder in self.holders if holder.events.exists()])
+        """Return what all holders recorded until now, and the resources that they wrote to."""
+        files = [holder.events for holder in self.holders if holder.events.exists()]
+        return read_history([*files, *self.folder.glob("*.writes.jsonl")])
 
     def close(self) -> None:
         """End everything."""
@@ -463,7 +470,7 @@ def _place(name: str, host: str) -> Place:
             if _libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
                 raise OSError(ctypes.get_errno(), f"cannot enter network namespace {name}")
 
-    return Place(host, ("ip", "netns", "exec", name), ThreadPoolExecutor(1, initializer=enter))
+    return Place(host, ("ip", "netns", "exec", name), enter, ThreadPoolExecutor(1, initializer=enter))
 
 
 def _ip(*arguments: str, text: str | None = None) -> None:

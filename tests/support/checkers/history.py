@@ -72,11 +72,18 @@ def by_lease(history: Iterable[Event], *kinds: Kind) -> dict[str, list[Event]]:
     return found
 
 
-def show(history: Iterable[Event], last: int = 40) -> str:
-    """Return the end of a history, a line for each event."""
+def show(history: Iterable[Event], last: int = 60) -> str:
+    """Return the end of a history, a line for each event; reports that repeat and writes are left out."""
+    told: set[tuple[Kind, str, str, int, str]] = set()
+    kept = []
+    for event in sorted(history, key=lambda event: event.at_ms):
+        report = (event.kind, event.lease, event.nonce, event.term, event.node)
+        if event.kind is not Kind.WRITE and (event.kind is not Kind.CHOSEN or report not in told):
+            kept.append(event)
+        told.add(report)
     return "\n".join(
         f"{e.at_ms:14.3f} {e.kind:9} {e.lease} term {e.term} {e.nonce[:8]}"
         + (f" until {e.until_ms:.3f}" if e.until_ms else "")
         + (f" by {e.node}" if e.node else "")
-        for e in sorted(history, key=lambda event: event.at_ms)[-last:]
+        for e in kept[-last:]
     )

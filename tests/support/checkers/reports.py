@@ -25,35 +25,45 @@ def check_agreement(history: Iterable[Event]) -> None:
 def check_honesty(history: Iterable[Event]) -> None:
     """Refuse a grant that was not chosen, and outcomes of one nonce that exclude each other.
 
-    A nonce has at most one term. Once a grant of it was heard, or a node reported it as chosen, "denied" can only be
-    said after it stopped believing; "unknown" may be followed by either, and never by two different grants.
+    A nonce believes at most one term, and is not chosen for a later one. It may have been chosen for an earlier one,
+    when the grant was not heard in time. "Denied" is a lie to a nonce that believes, and to one that was held for both
+    before and after. "Unknown" excludes nothing but the second belief.
 
     Raises:
         Violation: One of these.
     """
-    history = list(history)
-    chosen = {
-        (lease, event.term): event for lease, events in by_lease(history, Kind.CHOSEN).items() for event in events
-    }
-    kinds = (Kind.BELIEVE, Kind.CHOSEN, Kind.DENIED, Kind.UNKNOWN, Kind.UNBELIEVE)
-    for lease, events in by_lease(history, *kinds).items():
-        terms: dict[str, int] = {}
-        ended: set[str] = set()
-        for event in events:
-            if event.kind is Kind.UNBELIEVE:
-                ended.add(event.nonce)
-            elif event.kind is Kind.DENIED:
-                if event.nonce in terms and event.nonce not in ended:
-                    term = terms[event.nonce]
-                    raise Violation(f"honesty: {event.nonce} was denied {lease}, chosen for it in term {term}")
-            elif event.kind in (Kind.BELIEVE, Kind.CHOSEN):
-                before = terms.setdefault(event.nonce, event.term)
-                if before != event.term:
-                    raise Violation(f"honesty: {event.nonce} has terms {before} and {event.term} of {lease}")
-            if event.kind is Kind.BELIEVE:
-                other = chosen.get((lease, event.term))
-                if other is not None and other.nonce != event.nonce:
-                    raise Violation(
-                        f"honesty: term {event.term} of {lease} was granted to {event.nonce}, and {other.node} reports "
-                        f"{other.nonce} as chosen"
-                    )
+    for lease, events in by_lease(history, Kind.BELIEVE, Kind.CHOSEN, Kind.DENIED, Kind.UNBELIEVE).items():
+        owners = {event.term: event for event in events if event.kind is Kind.CHOSEN}
+        believed: dict[str, int] = {}
+        for event in (event for event in events if event.kind is Kind.BELIEVE):
+            owner = owners.get(event.term, event)
+            if owner.nonce != event.nonce:
+                raise Violation(
+                    f"honesty: term {event.term} of {lease} was granted to {event.nonce}, and {owner.node} reports "
+                    f"{owner.nonce} as chosen"
+                )
+            if believed.setdefault(event.nonce, event.term) != event.term:
+                raise Violation(f"honesty: {event.nonce} believes terms {believed[event.nonce]} and {event.term}")
+        for event in owners.values():
+            if event.term > believed.get(event.nonce, event.term):
+                raise Violation(f"honesty: {event.nonce} is chosen for {event.term} after {believed[event.nonce]}")
+        _check_denials(lease, events)
+
+
+def _check_denials(lease: str, events: Iterable[Event]) -> None:
+    seen: dict[tuple[str, int], Event] = {}
+    believing: set[str] = set()
+    denied: dict[str, float] = {}
+    for event in events:
+        if event.kind is Kind.BELIEVE:
+            believing.add(event.nonce)
+        elif event.kind is Kind.UNBELIEVE:
+            believing.discard(event.nonce)
+        elif event.kind is Kind.DENIED:
+            denied[event.nonce] = event.at_ms
+            if event.nonce in believing:
+                raise Violation(f"honesty: {event.nonce} was denied {lease}, which it holds")
+        else:
+            first = seen.setdefault((event.nonce, event.term), event)
+            if first.at_ms < denied.get(event.nonce, first.at_ms):
+                raise Violation(f"honesty: {event.nonce} was denied {lease} while it was held for it")
