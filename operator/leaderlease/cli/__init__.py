@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "withdraw": "leaderlease.cli.leases",
     "status": "leaderlease.cli.status",
     "node": "leaderlease.cli.node",
+    "operator": "leaderlease.cli.operator",
     "bench": "leaderlease.cli.bench",
     "run": "leaderlease.cli.run",
     "sidecar": "leaderlease.cli.sidecar",
@@ -46,7 +47,7 @@ SECTIONS: Final = {
     "Try it": ("demo", "dev"),
     "Work under a lease": ("run", "get", "verify"),
     "Operate": ("status", "declare", "withdraw", "transfer", "release"),
-    "Run a quorum": ("node", "bench"),
+    "Run a quorum": ("node", "operator", "bench"),
 }
 """Sections of the help, in order; commands that are in none of them come last."""
 

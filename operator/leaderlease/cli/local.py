@@ -6,6 +6,7 @@ Rule 2: the nodes of a new quorum are bootstrapped together; a data directory th
 Rule 3: what fails leaves nothing running.
 """
 
+import asyncio
 import ctypes
 import http.client
 import os
@@ -173,7 +174,7 @@ class LocalQuorum:
                 if not _is_free(port):
                     raise ConfigError(
                         f"port {port} of 127.0.0.1 ({use} of {node.name}) is in use: "
-                        "end what listens there, or choose other ports"
+                        "end what listens there, or take other ports (leaderlease dev --port N)"
                     )
 
     def start_node(self, node: LocalNode) -> None:
@@ -214,6 +215,18 @@ class LocalQuorum:
                 if time.monotonic() > deadline:
                     raise QuorumUnavailable(f"{node.name} is not ready after {timeout_s:g} s:\n{node.log_tail()}")
                 time.sleep(READY_POLL_S)
+
+    async def until_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
+        """As :meth:`wait_ready`, for programs with an event loop: can be cancelled at any time."""
+        for node in self.nodes:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    while not node.is_ready():
+                        node.check_started()
+                        await asyncio.sleep(READY_POLL_S)
+            except TimeoutError:
+                text = f"{node.name} is not ready after {timeout_s:g} s:\n{node.log_tail()}"
+                raise QuorumUnavailable(text) from None
 
     def kill(self, node: LocalNode) -> None:
         """End a node as a power loss would."""
