@@ -48,6 +48,13 @@ bench: $(RUNTIME) ## Measure this machine against the aims: a table, and JSON in
 test: $(DEV) ## Run every test that this machine can run; ends with what was skipped and how to enable it
 	$(BIN)/python -m pytest
 
+SECONDS ?= 60
+SEED ?= 0
+
+.PHONY: chaos
+chaos: $(DEV) ## Break a real quorum for SECONDS=60 as SEED says (0: any), and check what it did; needs root
+	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) LEADERLEASE_REQUIRE=process $(BIN)/python -m pytest -s tests/process/test_chaos.py
+
 .PHONY: coverage
 coverage: $(DEV) ## Run the tests and report the lines and branches that they miss
 	$(BIN)/python -m pytest --cov --cov-report=term-missing
