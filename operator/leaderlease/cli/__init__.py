@@ -45,7 +45,7 @@ COMMANDS: Final = {
 """Command -> the module that holds it as an attribute of the same name."""
 SECTIONS: Final = {
     "Try it": ("demo", "dev"),
-    "Work under a lease": ("run", "get", "verify"),
+    "Work under a lease": ("run", "sidecar", "get", "verify"),
     "Operate": ("status", "declare", "withdraw", "transfer", "release"),
     "Run a quorum": ("node", "operator", "bench"),
 }
