@@ -1,0 +1,118 @@
+"""``leaderlease operator``: the Kubernetes operator, in the foreground."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from leaderlease.cli import log_to_stderr
+from leaderlease.errors import ConfigError
+from leaderlease.paxos.lease import parse_name
+
+PORT_HTTP: Final = 7403
+
+
+def _option(*names: str, **attributes: Any) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    variable = names[0].partition("/")[0].removeprefix("--").replace("-", "_").upper()
+    has_default = attributes.get("default") not in (None, "")
+    return click.option(
+        *names, envvar=f"LEADERLEASE_{variable}", show_envvar=True, show_default=has_default, **attributes
+    )
+
+
+_PEM = click.Path(path_type=Path)
+
+
+@click.command()
+@_option("--quorum", "quorums", multiple=True, metavar="NAME=HOST:PORT,...",
+         help="A quorum, and where its nodes serve clients; wins over a LeaderQuorum. May repeat.")  # fmt: skip
+@_option("--namespace", default="leaderlease-system", help="The operator's own namespace.")
+@_option("--lease-quorum", default="default", help="The quorum that decides which replica writes.")
+@_option("--identity", default="", help="Name of this replica; the host's name unless told.")
+@_option("--watch-namespace", "watch_namespaces", multiple=True, help="Watch this namespace only. May repeat.")
+@_option("--pod-selector", default="leaderlease.dev/inject",
+         help="Label selector of the pods that are watched; empty watches all.")  # fmt: skip
+@_option("--listen-http", default=f"127.0.0.1:{PORT_HTTP}", help="host:port for health and metrics; empty for none.")
+@_option("--resync", "resync_s", type=click.FloatRange(min=1), default=300.0,
+         help="Seconds after which everything is looked at again.")  # fmt: skip
+@_option("--audience", default="leaderlease",
+         help="Audience of the tokens that nodes accept; empty hands them no keys.")  # fmt: skip
+@_option("--kubeconfig", default="", help="Path; the pod's own configuration, else ~/.kube/config, unless told.")
+@_option("--context", default="", help="Context of the kubeconfig.")
+@_option("--tls-cert", type=_PEM, help="PEM file: certificate towards the nodes.")
+@_option("--tls-key", type=_PEM, help="PEM file: its private key.")
+@_option("--tls-ca", type=_PEM, help="PEM file: the authority that signed the nodes.")
+@_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
+         help="Lowest level that is logged.")  # fmt: skip
+def operator(
+    quorums: tuple[str, ...],
+    identity: str,
+    kubeconfig: str,
+    log_level: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_ca: Path | None,
+    **settings: Any,
+) -> None:
+    """Run one replica of the Kubernetes operator until SIGTERM or Ctrl-C.
+
+    Start two: both watch, and the holder of the operator's own lease writes.
+    """
+    log_to_stderr(log_level)
+    try:
+        from leaderlease.controller.manager import Settings
+    except ImportError as error:
+        raise ConfigError(f"{error.name} is not installed: pip install 'leaderlease[operator]'") from error
+    if tls_ca is None and (tls_cert or tls_key):
+        raise ConfigError("--tls-ca is missing: the nodes could not be verified")
+    parse_name(f"{settings['namespace']}/operator")
+    asyncio.run(
+        _serve(
+            Settings(
+                quorums=dict(_quorum(text) for text in quorums),
+                identity=identity or socket.gethostname(),
+                kubeconfig=kubeconfig or os.environ.get("KUBECONFIG", ""),
+                tls=(tls_cert, tls_key, tls_ca) if tls_ca is not None else None,
+                **settings,
+            )
+        )
+    )
+
+
+def _quorum(text: str) -> tuple[str, tuple[str, ...]]:
+    from leaderlease.client.endpoints import parse_endpoints
+
+    name, equals, endpoints = text.partition("=")
+    if not name or not equals:
+        raise ConfigError(f"--quorum {text!r}: write NAME=HOST:PORT,..., for example default=127.0.0.1:7400")
+    return name, tuple(str(endpoint) for endpoint in parse_endpoints(endpoints))
+
+
+async def _serve(settings: Any) -> None:
+    from leaderlease.controller.api import load_configuration
+    from leaderlease.controller.manager import Manager
+    from leaderlease.controller.web import Web
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    manager = Manager(settings, await load_configuration(settings.kubeconfig, settings.context))
+    web = Web(manager) if settings.listen_http else None
+    try:
+        if web is not None:
+            host, _, port = settings.listen_http.rpartition(":")
+            if not port.isdigit():
+                raise ConfigError(f"--listen-http {settings.listen_http!r}: write host:port")
+            await web.start(host.strip("[]"), int(port))
+        await manager.run(stop)
+    finally:
+        if web is not None:
+            await web.stop()
+    logging.getLogger("leaderlease.operator").info("stopped")

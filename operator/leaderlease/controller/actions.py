@@ -1,0 +1,83 @@
+"""What a plan may want done. Values: whoever applies them does the I/O."""
+
+from typing import Any
+
+import msgspec
+
+from leaderlease.controller.resource import Json, Kind, Pod
+from leaderlease.wire.session import Spec
+
+
+class Declare(msgspec.Struct, frozen=True):
+    """Write a lease's declaration to its quorum."""
+
+    quorum: str
+    name: str
+    spec: Spec
+
+
+class Withdraw(msgspec.Struct, frozen=True):
+    """Take a declaration back."""
+
+    quorum: str
+    name: str
+
+
+class Apply(msgspec.Struct, frozen=True):
+    """Apply an object on the server's side."""
+
+    kind: Kind
+    body: Json
+
+
+class Delete(msgspec.Struct, frozen=True):
+    """Delete an object, if it is still the one with this uid."""
+
+    kind: Kind
+    namespace: str
+    name: str
+    uid: str
+
+
+class Label(msgspec.Struct, frozen=True):
+    """Set a pod's role label; None removes it."""
+
+    pod: Pod
+    role: str | None
+
+
+class Post(msgspec.Struct, frozen=True):
+    """Create an Event, unless it was created before: its name says which change it tells of."""
+
+    body: Json
+
+
+class PatchStatus(msgspec.Struct, frozen=True):
+    """Apply a status."""
+
+    kind: Kind
+    namespace: str
+    name: str
+    uid: str
+    status: Json
+
+
+Action = Declare | Withdraw | Apply | Delete | Label | Post | PatchStatus
+
+
+def covers(observed: Any, wanted: Any) -> bool:
+    """Tell whether an object already says what is wanted; what the server added on top does not matter.
+
+    Maps may hold more than is wanted, lists may not.
+    """
+    if isinstance(wanted, dict):
+        return isinstance(observed, dict) and all(
+            key in observed and covers(observed[key], value) for key, value in wanted.items()
+        )
+    if isinstance(wanted, list):
+        return (
+            isinstance(observed, list)
+            and len(observed) == len(wanted)
+            and all(covers(a, b) for a, b in zip(observed, wanted, strict=True))
+        )
+    return bool(observed == wanted)

@@ -1,0 +1,142 @@
+"""kopf, embedded: it watches, and hands every event to our own loop. Nothing else is done here.
+
+Rule 1: ``on.event`` only. Every other kind of handler makes kopf write to the objects: finalizers, annotations.
+Rule 2: kopf has a thread and a loop of its own, because on its way out it cancels every task of its loop.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import kopf
+from kubernetes.aio import client
+
+from leaderlease.controller.resource import CHILDREN, LABEL_LEASE, LEADER_LEASE, LEADER_QUORUM, POD, Json, Kind
+
+WATCH_S: Final = 300
+"""How long one watch request lasts."""
+REQUEST_TIMEOUT_S: Final = 30
+CONNECT_TIMEOUT_S: Final = 5
+STOP_TIMEOUT_S: Final = 5.0
+
+Sink = Callable[[Kind, str | None, Json], None]
+"""Called in kopf's thread with (kind, type, object); the type is None in an initial listing."""
+
+
+class Watcher:
+    """kopf in its thread.
+
+    Args:
+        configuration: Where the API server is, and the credentials.
+        sink: Is given every event.
+        namespaces: Empty for all.
+        pod_selector: Label selector of the pods to be watched; empty for all.
+        on_end: Called in kopf's thread when it ended without being asked to.
+    """
+
+    def __init__(
+        self,
+        configuration: client.Configuration,
+        sink: Sink,
+        namespaces: Sequence[str],
+        pod_selector: str,
+        on_end: Callable[[str], None],
+    ) -> None:
+        self._configuration = configuration
+        self._sink = sink
+        self._namespaces = tuple(namespaces)
+        self._pod_selector = pod_selector
+        self._on_end = on_end
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
+
+    @property
+    def is_alive(self) -> bool:
+        """kopf runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Begin to watch."""
+        logging.getLogger("kopf").setLevel(logging.WARNING)
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """End it."""
+        self._stop.set()
+        await asyncio.to_thread(self._thread.join, STOP_TIMEOUT_S)
+
+    def _run(self) -> None:
+        why = "it returned"
+        try:
+            asyncio.run(
+                kopf.operator(
+                    registry=self._registry(),
+                    settings=self._settings(),
+                    standalone=True,
+                    clusterwide=not self._namespaces,
+                    namespaces=self._namespaces,
+                    stop_flag=self._stop,
+                )
+            )
+        except Exception as error:
+            logging.getLogger("leaderlease.operator").exception("kopf ended")
+            why = str(error)
+        if not self._stop.is_set():
+            self._on_end(why)
+
+    def _registry(self) -> kopf.OperatorRegistry:
+        registry = kopf.OperatorRegistry()
+        for kind in (LEADER_LEASE, LEADER_QUORUM, POD, *CHILDREN):
+            self._watch(registry, kind)
+
+        @kopf.on.login(registry=registry)
+        async def login(**_: Any) -> kopf.ConnectionInfo:
+            return await _connection_info(self._configuration)
+
+        return registry
+
+    def _watch(self, registry: kopf.OperatorRegistry, kind: Kind) -> None:
+        @kopf.on.event(kind.group, kind.version, kind.plural, registry=registry)
+        async def on_event(event: Any, **_: Any) -> None:
+            self._sink(kind, event["type"], dict(event["object"]))
+
+    def _settings(self) -> kopf.OperatorSettings:
+        settings = kopf.OperatorSettings()
+        settings.posting.enabled = False
+        settings.scanning.disabled = True
+        settings.watching.server_timeout = WATCH_S
+        settings.watching.connect_timeout = CONNECT_TIMEOUT_S
+        settings.networking.request_timeout = REQUEST_TIMEOUT_S
+        settings.networking.connect_timeout = CONNECT_TIMEOUT_S
+        settings.networking.error_backoffs = _Backoffs()
+        if self._pod_selector:
+            settings.watching.label_selectors[POD.group, POD.version, POD.plural] = self._pod_selector
+        for kind in CHILDREN:
+            settings.watching.label_selectors[kind.group, kind.version, kind.plural] = LABEL_LEASE
+        return settings
+
+
+class _Backoffs:
+    """Pauses without an end: an operator waits for its API server for as long as it takes."""
+
+    def __iter__(self) -> Any:
+        pause_s = 0.25
+        while True:
+            yield pause_s
+            pause_s = min(5.0, pause_s * 1.5)
+
+
+async def _connection_info(configuration: client.Configuration) -> kopf.ConnectionInfo:
+    auth = (await configuration.auth_settings()).get("BearerToken", {})
+    scheme, _, token = str(auth.get("value", "")).partition(" ")
+    return kopf.ConnectionInfo(
+        server=configuration.host,
+        ca_path=configuration.ssl_ca_cert,
+        insecure=not configuration.verify_ssl,
+        certificate_path=configuration.cert_file,
+        private_key_path=configuration.key_file,
+        scheme=scheme or None,
+        token=token or None,
+    )

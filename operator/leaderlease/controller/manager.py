@@ -1,0 +1,417 @@
+"""The operator: what watches and quorums tell becomes keys in a queue; workers observe, plan and apply.
+
+Rule 1: level-triggered. A key says only that something may be different; the plan looks at all there is.
+Rule 2: nothing is planned before every kind was listed once, for what is missing then would be taken for deleted.
+Rule 3: every replica watches, only the one that leads plans. It looks at everything when it begins to lead.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from kubernetes.aio import client
+
+from leaderlease.controller.actions import Action
+from leaderlease.controller.api import Api, ApiError
+from leaderlease.controller.apply import Applier, NotLeading
+from leaderlease.controller.cache import WATCHED, Cache, Key
+from leaderlease.controller.handlers import Watcher
+from leaderlease.controller.keys import hand_over_keys
+from leaderlease.controller.leadership import Leadership
+from leaderlease.controller.metrics import Metrics
+from leaderlease.controller.observe import Observer, now_text
+from leaderlease.controller.plan import plan, plan_gone
+from leaderlease.controller.quorum_plan import plan_quorum
+from leaderlease.controller.quorums import QuorumLink
+from leaderlease.controller.resource import (
+    CHILDREN,
+    LABEL_LEASE,
+    LEADER_LEASE,
+    LEADER_QUORUM,
+    POD,
+    SOURCE,
+    Json,
+    Kind,
+    quorum_spec,
+)
+from leaderlease.errors import ConfigError, LeaderLeaseError
+
+WORKERS: Final = 8
+"""Objects that are looked at, at a time."""
+PASSES_MAX: Final = 3
+"""Plans in a row for one look: a declaration changes what the next plan sees."""
+LIST_RETRY_S: Final = 1.0
+KEYS_EVERY_S: Final = 60.0
+"""How often the API server's public keys are read."""
+
+logger = logging.getLogger("leaderlease.operator")
+
+QueueKey = tuple[str, str, str]
+"""(``lease`` or ``quorum``, namespace, name)."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the operator is told at its start.
+
+    Attributes:
+        quorums: Quorum name -> endpoints; wins over LeaderQuorums of the same name.
+        namespace: The operator's own.
+        lease_quorum: The quorum that decides which replica writes.
+        identity: Name of this replica.
+        watch_namespaces: Empty for all.
+        pod_selector: Label selector of the pods to be watched; empty for all.
+        listen_http: host:port; empty serves no HTTP.
+        resync_s: How often everything is listed and looked at again.
+        audience: Of the tokens that nodes accept; empty hands over no keys.
+        kubeconfig: Path; empty takes the pod's own configuration, else ``~/.kube/config``.
+        tls: Paths of certificate, key and CA towards the nodes; None for plain TCP.
+    """
+
+    quorums: dict[str, tuple[str, ...]]
+    namespace: str
+    lease_quorum: str
+    identity: str
+    watch_namespaces: tuple[str, ...] = ()
+    pod_selector: str = ""
+    listen_http: str = ""
+    resync_s: float = 300.0
+    audience: str = "leaderlease"
+    kubeconfig: str = ""
+    context: str = ""
+    tls: tuple[Path | None, Path | None, Path] | None = None
+
+
+class Manager:
+    """One replica of the operator."""
+
+    def __init__(self, settings: Settings, configuration: client.Configuration) -> None:
+        from leaderlease.controller.queue import Queue
+
+        self.settings = settings
+        self.metrics = Metrics()
+        self.api = Api(configuration, self._on_request)
+        self.cache = Cache(self._on_lease, self._on_quorum)
+        self.queue: Queue[QueueKey] = Queue()
+        self.links: dict[str, QuorumLink] = {}
+        self.leadership = Leadership(
+            lambda: self.links.get(settings.lease_quorum),
+            f"{settings.namespace}/operator",
+            settings.identity,
+            self._on_leadership,
+        )
+        self.is_synced = False
+        self.last_event_at: dict[str, float] = {}
+        self._observer = Observer(self.api, self.cache, self.links.get)
+        self._applier = Applier(
+            *(self.api, self.cache, self.links.get),
+            lambda: self.leadership.is_held,
+            self.leadership.may_tell,
+            settings.identity,
+        )
+        self._resync = asyncio.Event()
+        self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.watcher = Watcher(
+            *(configuration, self._sink, settings.watch_namespaces, settings.pod_selector),
+            self._on_watcher_end,
+        )
+        self.metrics.gauges(self._gauges)
+
+    # --- life ------------------------------------------------------------------------------------------------
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until ``stop`` is set.
+
+        Raises:
+            LeaderLeaseError: Something that the operator cannot do without has ended.
+        """
+        for name, endpoints in self.settings.quorums.items():
+            self._link(name, endpoints)
+        tasks = [asyncio.create_task(work) for work in (self._sync(), self._hand_over_keys())]
+        tasks += [asyncio.create_task(self.queue.work(self._look)) for _ in range(WORKERS)]
+        leading = asyncio.create_task(self.leadership.run())
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            waits: set[asyncio.Future[Any]] = {stopping, self._ended, leading, *tasks}
+            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for one in done - {stopping}:
+                # Whatever ended by itself did so by a bug, or is kopf.
+                raise LeaderLeaseError(one.result() if one is self._ended else f"a task ended: {one.exception()!r}")
+        finally:
+            self.queue.stop()
+            await _cancel([*tasks, stopping])
+            # The lease goes last, when this replica writes no more.
+            await _cancel([leading])
+            await self.watcher.stop()
+            await asyncio.gather(*(link.stop() for link in self.links.values()))
+            await self.api.close()
+
+    def _on_watcher_end(self, why: str) -> None:
+        """Take note that kopf is gone; called in its thread."""
+        self._loop.call_soon_threadsafe(self._end, f"kopf ended: {why}")
+
+    def _end(self, why: str) -> None:
+        if not self._ended.done():
+            self._ended.set_result(why)
+
+    # --- what comes in ---------------------------------------------------------------------------------------
+
+    def _sink(self, kind: Kind, change: str | None, body: Json) -> None:
+        """Take an event of a watch; called in kopf's thread."""
+        self._loop.call_soon_threadsafe(self._on_event, kind, change, body)
+
+    def _on_event(self, kind: Kind, change: str | None, body: Json) -> None:
+        self.metrics.watched.labels(kind.name).inc()
+        is_relisted = change is None and self.last_event_at.get(kind.name, 0) > 0
+        self.last_event_at[kind.name] = time.monotonic()
+        metadata = body["metadata"]
+        if change == "DELETED":
+            self.cache.remove(kind, metadata.get("namespace", ""), metadata["name"], int(metadata["resourceVersion"]))
+            return
+        before = None if kind is POD else self.cache.get(kind, metadata.get("namespace", ""), metadata["name"])
+        self.cache.put(kind, body)
+        if is_relisted and before is None and self.is_synced:
+            # A watch began anew: what was deleted meanwhile is in no event.
+            self._resync.set()
+
+    def _on_lease(self, key: Key) -> None:
+        self.queue.add(("lease", *key))
+
+    def _on_quorum(self, name: str) -> None:
+        self._follow_quorum(name)
+        self.queue.add(("quorum", "", name))
+
+    def _on_decided(self, quorum: str, name: str) -> None:
+        namespace, _, short = name.partition("/")
+        entry = self.cache.lease((namespace, short))
+        if entry is not None and entry.spec is not None and entry.spec.quorum == quorum:
+            self.queue.add(("lease", namespace, short))
+
+    def _on_view(self, quorum: str) -> None:
+        link = self.links.get(quorum)
+        if link is None:
+            return
+        self.queue.add(("quorum", "", quorum))
+        if quorum == self.settings.lease_quorum:
+            pause_s = self.leadership.quorum_changed(link.view.is_available)
+            if pause_s:
+                self._loop.call_later(pause_s + 0.1, self._on_view, quorum)
+        for key in self.cache.keys(LEADER_LEASE):
+            entry = self.cache.lease(key)
+            if entry is not None and entry.spec is not None and entry.spec.quorum == quorum:
+                self.queue.add(("lease", *key))
+
+    def _on_leadership(self) -> None:
+        if self.leadership.is_held:
+            self._resync.set()
+
+    def _on_request(self, verb: str, kind: str, code: int) -> None:
+        self.metrics.requests.labels(verb, kind, str(code or "none")).inc()
+
+    # --- quorums ---------------------------------------------------------------------------------------------
+
+    def _link(self, name: str, endpoints: Sequence[str]) -> None:
+        tls = self.settings.tls
+        options: dict[str, Any] = {"name": f"operator {self.settings.identity}", "spread": True, "timeout": 5.0}
+        if tls is not None:
+            options["tls"] = tuple(str(path) if path else None for path in tls)
+        link = QuorumLink(name, endpoints, options, lambda lease: self._on_decided(name, lease), self._on_view)
+        self.links[name] = link
+        link.start()
+
+    def _follow_quorum(self, name: str) -> None:
+        """Connect to the quorum that a LeaderQuorum tells of; connect elsewhere when its endpoints have changed."""
+        if name in self.settings.quorums:
+            return
+        body = self.cache.get(LEADER_QUORUM, "", name)
+        endpoints = quorum_spec(body).endpoints if body is not None else ()
+        link = self.links.get(name)
+        if link is not None and link.endpoints != endpoints:
+            del self.links[name]
+            task = asyncio.create_task(link.stop())
+            task.add_done_callback(lambda _: None)
+            link = None
+        if link is None and endpoints:
+            try:
+                self._link(name, endpoints)
+            except ConfigError as error:
+                logger.error("LeaderQuorum %s: %s", name, error)
+
+    # --- lists -----------------------------------------------------------------------------------------------
+
+    async def _sync(self) -> None:
+        """List everything: at the start, when this replica begins to lead, after a gap, and from time to time."""
+        while True:
+            self._resync.clear()
+            try:
+                await self._list_all()
+            except (LeaderLeaseError, ConfigError) as error:
+                logger.warning("the objects cannot be listed: %s", error)
+                await asyncio.sleep(LIST_RETRY_S)
+                continue
+            if not self.is_synced:
+                self.is_synced = True
+                self.watcher.start()
+                logger.info("all objects are listed: %d LeaderLeases", len(self.cache.keys(LEADER_LEASE)))
+            self._add_all()
+            try:
+                async with asyncio.timeout(self.settings.resync_s):
+                    await self._resync.wait()
+            except TimeoutError:
+                logger.debug("periodic resync")
+
+    async def _list_all(self) -> None:
+        for kind in WATCHED:
+            selector = LABEL_LEASE if kind in CHILDREN else self.settings.pod_selector if kind is POD else ""
+            for namespace in self.settings.watch_namespaces or ("",):
+                bodies, version = await self.api.list(kind, namespace, selector)
+                is_all = len(self.settings.watch_namespaces) <= 1
+                self.cache.replace(kind, bodies, version if is_all else 0)
+        for link in self.links.values():
+            try:
+                await link.refresh_declared()
+            except LeaderLeaseError as error:
+                logger.warning("quorum %s: the declarations cannot be read: %s", link.name, error)
+
+    def _add_all(self) -> None:
+        for namespace, name in self.cache.keys(LEADER_LEASE):
+            self.queue.add(("lease", namespace, name))
+        for _, name in self.cache.keys(LEADER_QUORUM):
+            self.queue.add(("quorum", "", name))
+        for link in self.links.values():
+            for lease, spec in (link.declared or {}).items():
+                if spec.source == SOURCE:
+                    namespace, _, name = lease.partition("/")
+                    self.queue.add(("lease", namespace, name))
+
+    async def _hand_over_keys(self) -> None:
+        handed: dict[str, bytes] = {}
+        while True:
+            if self.leadership.is_held and self.settings.audience:
+                await hand_over_keys(self.api, list(self.links.values()), self.settings.audience, handed)
+                await asyncio.sleep(KEYS_EVERY_S)
+            else:
+                handed.clear()
+                await asyncio.sleep(1.0)
+
+    # --- looking ---------------------------------------------------------------------------------------------
+
+    async def _look(self, key: QueueKey) -> float | None:
+        if not self.is_synced or not self.leadership.may_tell():
+            return None
+        kind, namespace, name = key
+        began = time.perf_counter()
+        result, pause_s = "ok", None
+        try:
+            if kind == "quorum":
+                await self._look_at_quorum(name)
+            else:
+                pause_s = await self._look_at_lease((namespace, name))
+                result = "ok" if pause_s is None else "again"
+        except NotLeading:
+            result = "not_leading"
+        except ApiError as error:
+            result, pause_s = "error", error.retry_after_s
+            logger.warning("%s/%s: %s", namespace, name, error)
+        except LeaderLeaseError as error:
+            result, pause_s = "error", 0.0
+            logger.warning("%s/%s: %s", namespace, name, error)
+        except Exception:
+            # A bug: loud, counted, and tried again with back-off; the other objects go on.
+            result, pause_s = "bug", 1.0
+            logger.exception("%s/%s: cannot be reconciled", namespace, name)
+        self.metrics.reconciles.labels(kind, result).inc()
+        self.metrics.seconds.labels(kind).observe(time.perf_counter() - began)
+        return pause_s
+
+    async def _look_at_quorum(self, name: str) -> None:
+        body = self.cache.get(LEADER_QUORUM, "", name)
+        link = self.links.get(name)
+        if body is not None and link is not None:
+            await self._apply(plan_quorum(body, quorum_spec(body), link.view, now_text()))
+
+    async def _look_at_lease(self, key: Key) -> float | None:
+        entry = self.cache.lease(key)
+        if entry is None or "deletionTimestamp" in entry.body["metadata"]:
+            await self._look_at_gone(key)
+            return None
+        if entry.spec is None:
+            raise LeaderLeaseError(f"spec cannot be read, is the CRD of another version? {entry.error}")
+        name = "/".join(key)
+        for link in self.links.values():
+            declared = (link.declared or {}).get(name)
+            if link.name != entry.spec.quorum and declared is not None and declared.source == SOURCE:
+                await self._apply(plan_gone(link.name, name, declared, ()))
+        error, pause_s = "", None
+        for _ in range(PASSES_MAX):
+            entry = self.cache.lease(key)
+            if entry is None or entry.spec is None:
+                return 0.0
+            actions = plan(await self._observer.observe(key, entry, entry.spec, error))
+            if not actions:
+                return pause_s
+            try:
+                await self._apply(actions)
+            except (ApiError, NotLeading):
+                raise
+            except LeaderLeaseError as refusal:
+                # The status tells it; the declaration is tried again later.
+                error, pause_s = str(refusal), 0.0
+        return pause_s
+
+    async def _look_at_gone(self, key: Key) -> None:
+        namespace, name = key
+        pods = tuple(pod for pod in self.cache.pods(namespace) if name in pod.injected)
+        for link in list(self.links.values()):
+            actions = plan_gone(
+                link.name, f"{namespace}/{name}", (link.declared or {}).get(f"{namespace}/{name}"), pods
+            )
+            if not actions:
+                continue
+            found = await self.api.get(LEADER_LEASE, namespace, name)
+            if found is not None and "deletionTimestamp" not in found["metadata"]:
+                self.cache.put(LEADER_LEASE, found)
+                return
+            await self._apply(actions)
+
+    async def _apply(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            self.metrics.actions.labels(type(action).__name__).inc()
+        await self._applier.run(actions)
+
+    def _gauges(self) -> dict[str, tuple[str, float]]:
+        now = time.monotonic()
+        oldest = max((now - at for at in self.last_event_at.values()), default=0.0)
+        return {
+            "leaderlease_reconcile_queue_depth": ("Objects that wait for a look.", float(len(self.queue))),
+            "leaderlease_reconcile_watch_age_seconds": ("Time since the least recent watch delivered.", oldest),
+            "leaderlease_reconcile_is_active": ("This replica writes.", float(self.leadership.is_held)),
+            "leaderlease_reconcile_leases": ("LeaderLeases.", float(len(self.cache.keys(LEADER_LEASE)))),
+        }
+
+    def checks(self) -> dict[str, str]:
+        """Return what ``/readyz?verbose`` shows: ``ok``, or what is missing."""
+        link = self.links.get(self.settings.lease_quorum)
+        missing = "" if link is not None else f"no quorum {self.settings.lease_quorum!r} is known"
+        return {
+            "objects": "ok" if self.is_synced else "not listed yet",
+            "watches": "ok" if self.watcher.is_alive else "kopf does not run",
+            "quorum": missing or ("ok" if link is not None and link.client is not None else "not connected"),
+        }
+
+    def notes(self) -> dict[str, str]:
+        """Return what ``/readyz?verbose`` shows besides, for people."""
+        return {
+            "role": f"writes, under term {self.leadership.term}" if self.leadership.is_held else "stands by",
+            "api server": "answers" if self.api.is_reachable else "does not answer",
+        }
+
+
+async def _cancel(tasks: Sequence["asyncio.Task[Any]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
