@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,6 +138,19 @@ def _end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, out, err
 
 
+def _line(process: subprocess.Popen[str]) -> str:
+    """Return CMD's next line; a wrapper that takes too long is killed, and the text says what it said."""
+    assert process.stdout is not None
+    timer = threading.Timer(WAIT_S, process.kill)
+    timer.start()
+    try:
+        line = process.stdout.readline()
+    finally:
+        timer.cancel()
+    assert line, f"no line; standard error: {process.stderr.read() if process.stderr is not None else ''}"
+    return line.rstrip("\n")
+
+
 def _stop_nodes(quorum: LocalQuorum, number: int) -> None:
     for node in quorum.nodes:
         assert node.process is not None
@@ -192,11 +206,10 @@ def test_signals_reach_the_command(runs: Runs) -> None:
     numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH]
     traps = "".join(f"trap 'echo got {n.name.removeprefix('SIG')}' {n.name.removeprefix('SIG')}; " for n in numbers)
     process = runs.start("sh", "-c", f"{traps} trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done")
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    assert _line(process) == "ready"
     for number in numbers:
         process.send_signal(number)
-        assert process.stdout.readline() == f"got {number.name.removeprefix('SIG')}\n"
+        assert _line(process) == f"got {number.name.removeprefix('SIG')}"
     process.terminate()
     assert _end(process)[0] == 5
 
@@ -204,8 +217,7 @@ def test_signals_reach_the_command(runs: Runs) -> None:
 def test_memory_stays_within_its_budget(runs: Runs) -> None:
     """The wrapper runs in every pod."""
     process = runs.start("sh", "-c", "echo ready; sleep 60", options=("--duration", "300ms"))
-    assert process.stdout is not None
-    process.stdout.readline()
+    _line(process)
     for pid in (process.pid, *_children(process.pid)):
         status = Path(f"/proc/{pid}/status").read_text()
         rss_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
@@ -235,8 +247,7 @@ def test_release_comes_after_the_command_has_ended(runs: Runs) -> None:
     path = runs.directory / "work"
     trap = f"trap '{sys.executable} -S {WORKER} {path} & sleep 0.3; exit 3' TERM"
     first = runs.start("sh", "-c", f"{trap}; echo ready; while :; do sleep 0.01; done")
-    assert first.stdout is not None
-    first.stdout.readline()
+    _line(first)
     second = runs.worker(path)
     first.terminate()
     assert _end(first)[0] == 3
@@ -304,12 +315,11 @@ def test_command_gets_sigterm_first(runs: Runs, paused: Callable[[], None]) -> N
     """There is time to end in an orderly way, and with it another campaign."""
     script = "trap 'echo \"ended $LEASE_TERM\"; exit 9' TERM; echo ready; while :; do sleep 0.01; done"
     process = runs.start("sh", "-c", script, options=("--duration", "1s"))
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+    assert _line(process) == "ready"
     paused()
-    assert process.stdout.readline() == "ended 1\n"
+    assert _line(process) == "ended 1"
     _stop_nodes(runs.quorum, signal.SIGCONT)
-    assert process.stdout.readline() == "ready\n"
+    assert _line(process) == "ready"
     process.terminate()
     code, out, err = _end(process)
     assert (code, out) == (9, "ended 2\n")
@@ -320,17 +330,14 @@ def test_step_down_hands_over(runs: Runs) -> None:
     """A request to step down ends CMD in an orderly way, and the named candidate is next."""
     script = "echo $LEASE_TERM; sleep 60"
     first = runs.start("sh", "-c", script, options=("--once",))
-    assert first.stdout is not None
-    first.stdout.readline()
+    _line(first)
     others = {name: runs.start("sh", "-c", script, options=("--identity", name)) for name in ("bob", "charlie")}
     _until(lambda: len(runs.ask(lambda client: client.get(runs.lease)).candidates) == 2, "two candidates")
     runs.ask(lambda client: client.step_down(runs.lease, "charlie"))
     code, _, err = _end(first)
     assert code == 76
     assert "term 1 is lost: asked to step down in favour of charlie" in err
-    out = others["charlie"].stdout
-    assert out is not None
-    assert int(out.readline()) >= 2
+    assert int(_line(others["charlie"])) >= 2
     for process in others.values():
         process.terminate()
 
@@ -384,8 +391,7 @@ def test_command_that_cannot_start(runs: Runs) -> None:
 def test_campaign_ends(runs: Runs) -> None:
     """By time with one code, by a signal with another; CMD never ran."""
     first = runs.start("sh", "-c", "echo ready; sleep 60")
-    assert first.stdout is not None
-    first.stdout.readline()
+    _line(first)
     code, out, err = _end(runs.start("echo", "ran", options=("--wait", "0.3")))
     assert (code, out) == (75, "")
     assert "not elected within 0.3 s" in err

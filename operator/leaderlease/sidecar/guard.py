@@ -217,13 +217,16 @@ class _Guard:
             self._arm(math.inf)
             return
         now_ms = boot_ms()
-        if now_ms >= min(self._soft_ms, self._hard_ms) and not self._is_stopping:
+        is_late = now_ms >= min(self._soft_ms, self._hard_ms) and not self._is_stopping
+        if is_late:
             self._tell("late")
-            self._terminate()
         if now_ms >= self._hard_ms:
+            # No SIGTERM and SIGCONT before it: a CMD that is stopped must not run again.
             self._end_all()
             self._arm(math.inf)
             return
+        if is_late:
+            self._terminate()
         self._arm(self._hard_ms if self._is_stopping else min(self._soft_ms, self._hard_ms))
 
     def _arm(self, due_ms: float) -> None:
