@@ -157,6 +157,17 @@ async def test_h26_a_disk_that_fails_ends_the_process_with_its_reason(tmp_path: 
     assert driver.is_stopped
 
 
+async def test_h26_a_node_stops_answering_in_the_moment_in_which_its_disk_fails(tmp_path: Path) -> None:
+    """Not a moment later, when ``serve`` gets to clean up: another message may be next."""
+    node = Node(_single(tmp_path))
+    task = await _serving(node)
+    assert node.sessions is not None
+    node._disk_failed(StorageError("a write failed"))
+    assert node.sessions.driver.is_stopped
+    with pytest.raises(StorageError):
+        await task
+
+
 async def test_a_broken_rule_in_a_callback_ends_the_process(tmp_path: Path) -> None:
     """Logged and forgotten by the event loop, it would leave a node that runs on with half a batch answered."""
     node = Node(_single(tmp_path))

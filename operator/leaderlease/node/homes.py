@@ -81,18 +81,16 @@ class Held:
     """A grant that this node keeps alive for a session.
 
     Attributes:
-        is_let_go: The holder itself asked for the release; nothing less ends its belief (H23).
         take_over_until_ms: Until when a failed take-over is tried again: for one duration after a keepalive.
     """
 
-    __slots__ = ("ballot", "digest", "holder", "is_let_go", "item", "session", "take_over_until_ms", "value")
+    __slots__ = ("ballot", "digest", "holder", "item", "session", "take_over_until_ms", "value")
 
     def __init__(self, key: str, session: Session, ballot: Ballot, value: Value) -> None:
         assert value.holder is not None
         self.session = session
         self.holder: Holder = value.holder
         self.value = value
-        self.is_let_go = False
         self.take_over_until_ms = 0
         self.take(key, ballot)
 

@@ -31,6 +31,9 @@ PREPARE_AHEAD_MS: Final = 25
 """How long a lease stays vacant before phase 1 is done in advance."""
 PREPARED_MAX: Final = 10_000
 """Vacancies that this node keeps prepared."""
+PREPARING_MAX: Final = 32
+"""Vacancies for which phase 1 is under way in advance; others wait, so that thousands that lapse at once (a client
+with many leases has died) hold nobody up."""
 RECHECK_MS: Final = 10_000
 """How often a candidate's node asks a majority, in case it missed a release."""
 
@@ -48,6 +51,8 @@ class Leases:
         self.homes: dict[str, Home] = {}
         self.on_unwanted: Callable[[Home, Held], None] = lambda home, held: None
         self._prepared = 0
+        self._preparing = 0
+        self._to_prepare: deque[Home] = deque()
         driver.route(Chosen, self._on_chosen)
         self._rank_of = {member: i for i, member in enumerate(sorted(driver.quorum.members))}
 
@@ -286,10 +291,9 @@ class Leases:
                 held.take(home.key, attempt.ballot)
                 self.announce(home, attempt, value, "")
             if home.held is not held:
-                # Let go by the holder in the meantime: what was accepted a moment ago must not outlive that. A lost
-                # connection, or another node that serves it now, ends no belief, so then the timers run on (H23).
-                if held.is_let_go:
-                    self.on_unwanted(home, Held(home.key, held.session, attempt.ballot, value))
+                # A lost connection, or another node that serves it now, ends no belief, so the timers run on (H23).
+                # A release that waits for this attempt finds the new ballot in ``held``.
+                return
             elif value != held.value:
                 # A nonce that is dead for its old term is never believed again (H18).
                 self.lose(home, "its term has ended")
@@ -380,15 +384,30 @@ class Leases:
             or (register is not None and register.is_live(driver.ports.now_ms()))
         ):
             return
+        if self._preparing >= PREPARING_MAX:
+            if len(self._to_prepare) < PREPARED_MAX:
+                self._to_prepare.append(home)
+            return
         home.is_busy = True
+        self._preparing += 1
 
         def on_end(attempt: Attempt) -> None:
+            self._preparing -= 1
             if attempt.phase is Phase.PREPARED:
                 home.prepared = attempt
                 self._prepared += 1
             self.free(home)
+            self._prepare_next()
 
         driver.start(home.key, "", None, on_end)
+
+    def _prepare_next(self) -> None:
+        """Go on with vacancies that had to wait; whoever is wanted or held by now is passed over."""
+        while self._to_prepare and self._preparing < PREPARING_MAX:
+            home = self._to_prepare.popleft()
+            if self.homes.get(home.key) is home and not home.waiters:
+                self._prepare_ahead(home)
+                self.tidy(home)
 
     def _take_prepared(self, home: Home) -> Attempt | None:
         prepared, home.prepared = home.prepared, None

@@ -44,7 +44,6 @@ class Releases:
         if home is None or held is None or held.holder.nonce != nonce:
             self._release_elsewhere(name, nonce, successor, on_end)
             return
-        held.is_let_go = True
         self._leases.drop_held(home)
         is_queued = self._leases.when_free(home, lambda: self._let_go(home, held, successor, on_end))
         if not is_queued:
