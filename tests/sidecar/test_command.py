@@ -326,6 +326,17 @@ def test_command_gets_sigterm_first(runs: Runs, paused: Callable[[], None]) -> N
     assert "CMD has ended with 9; waiting for another term" in err
 
 
+def test_stopped_wrapper_does_not_keep_sigterm_back(runs: Runs) -> None:
+    """The guard sends it by its own clock; what CMD ends with then is a loss, not an exit of its own."""
+    script = "trap 'echo ended; exit 0' TERM; echo ready; while :; do sleep 0.01; done"
+    process = runs.start("sh", "-c", script, options=("--duration", "1s", "--once"))
+    assert _line(process) == "ready"
+    process.send_signal(signal.SIGSTOP)
+    assert _line(process) == "ended"
+    process.send_signal(signal.SIGCONT)
+    assert _end(process)[0] == 76
+
+
 def test_step_down_hands_over(runs: Runs) -> None:
     """A request to step down ends CMD in an orderly way, and the named candidate is next."""
     script = "echo $LEASE_TERM; sleep 60"
