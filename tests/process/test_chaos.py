@@ -106,6 +106,11 @@ class Chaos:
         self._kinds = [kind for kind in kinds if self._chance.random() < 0.8] or list(kinds)
         self._weights = [self._chance.choice((1, 3, 9)) for _ in self._kinds]
 
+    @property
+    def holders(self) -> list[Holder]:
+        """The candidates that should be running when nothing is broken."""
+        return list(self._holders.values())
+
     def start(self) -> None:
         """Start the candidates: one of each lease on each machine, one that does not wait, one that keeps a lock."""
         for lease in LEASES:
@@ -234,6 +239,8 @@ def test_chaos(network: Network, split_quorum: Quorum) -> None:
 
         until(is_held_again, "the bound has passed")
     split_quorum.wait_ready()
+    for holder in chaos.holders:
+        assert holder.is_running, f"{holder.log} says why a holder ended by itself:\n{holder.log_tail()}"
     kept = [event for event in split_quorum.history() if event.lease == LOCK]
     assert {event.kind for event in kept} <= {Kind.BELIEVE, Kind.RENEWED}
     assert split_quorum.verify(LOCK, kept[0].term)

@@ -131,7 +131,12 @@ class Process:
         assert self.popen is not None
         self.signal(signal.SIGSTOP)
         tasks = Path(f"/proc/{self.popen.pid}/task")
-        until(lambda: all(_state(task) in "Tt" for task in tasks.iterdir()), "a stopped process")
+
+        def is_stopped() -> bool:
+            assert self.is_running, f"it ended by itself:\n{self.log_tail()}"
+            return all(_state(task) in "Tt" for task in tasks.iterdir())
+
+        until(is_stopped, "a stopped process")
 
     def go_on(self) -> None:
         """Let it go on."""

@@ -24,6 +24,7 @@ from leaderlease.errors import (
     LeaseLost,
     NotHolder,
     OutcomeUnknown,
+    QuorumUnavailable,
 )
 from leaderlease.paxos.lease import NONCE_HEX, Holder, parse_duration, parse_name
 from leaderlease.wire import session as wire
@@ -229,6 +230,7 @@ class Client(Queries):
         Raises:
             NotHolder: Nobody holds the named lease under this nonce.
             OutcomeUnknown: No node confirmed in time.
+            QuorumUnavailable: Too few nodes answer.
             ConnectionFailed: No endpoint answered in time.
         """
         limit_s = RELEASE_TIMEOUT_S if timeout is None else timeout
@@ -248,7 +250,7 @@ class Client(Queries):
             await self._answer(request, wire.Done, limit_s)
         except NotHolder:
             return
-        except (OutcomeUnknown, ConnectionFailed):
+        except (OutcomeUnknown, ConnectionFailed, QuorumUnavailable):
             if own.duration is None:
                 raise
 
