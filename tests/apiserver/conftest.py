@@ -39,7 +39,7 @@ def install_crds(server: ApiServer) -> None:
     deadline = time.monotonic() + 30
     while True:
         found = server.request("GET", path)["items"]
-        conditions = [c for crd in found for c in crd.get("status", {}).get("conditions", ())]
+        conditions = [c for crd in found for c in crd.get("status", {}).get("conditions") or ()]
         if sum(c["type"] == "Established" and c["status"] == "True" for c in conditions) == len(CRDS):
             break
         assert time.monotonic() < deadline, conditions

@@ -66,6 +66,12 @@ class ApiServer:
         """Where it serves."""
         return f"https://127.0.0.1:{self._port}"
 
+    @property
+    def is_running(self) -> bool:
+        """The API server lives."""
+        process = self._processes.get("kube-apiserver")
+        return process is not None and process.poll() is None
+
     def start(self) -> None:
         """Start both and wait until the API server is ready."""
         self._run(

@@ -232,10 +232,20 @@ class Client:
         mode: str = "Active",
         service_accounts: Sequence[str] = (),
         pods: Sequence[str] | None = None,
+        source: str = "",
     ) -> int:
         """As ``leaderlease.Client.declare``."""
-        who: dict[str, Any] = {"identities": identities, "service_accounts": service_accounts, "pods": pods}
+        who: dict[str, Any] = {
+            "identities": identities,
+            "service_accounts": service_accounts,
+            "pods": pods,
+            "source": source,
+        }
         return self._call(self._inner.declare(name, duration=duration, lock_delay=lock_delay, mode=mode, **who))
+
+    def declared(self, prefix: str = "") -> dict[str, wire.Spec]:
+        """As ``leaderlease.Client.declared``."""
+        return self._call(self._inner.declared(prefix))
 
     def set_keys(self, issuer: str, audience: str, jwks: bytes) -> int:
         """As ``leaderlease.Client.set_keys``."""

@@ -1,0 +1,430 @@
+"""The operator against a real API server and a real quorum of three processes."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from leaderlease.cli.local import LocalQuorum
+from leaderlease.client.blocking import Client, connect
+from support.apiserver import ApiServer
+from support.operators import Replica, condition, eventually
+
+GROUP = "/apis/leaderlease.dev/v1alpha1"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices"
+LEASES = "/apis/coordination.k8s.io/v1/namespaces/{}/leases"
+QUORUM = "operators"
+IDLE_S = 15.0
+"""Long enough for the poll of the quorum, renewals and the operator's own lease to have gone round many times."""
+TAKEOVER_S = 3.0
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def quorum(tmp_path_factory: pytest.TempPathFactory, api: ApiServer) -> Iterator[LocalQuorum]:
+    """Three nodes, and the LeaderQuorum that tells of them."""
+    nodes = LocalQuorum(tmp_path_factory.mktemp("quorum"), auto_declare=False)
+    try:
+        nodes.start()
+        body = {
+            "apiVersion": "leaderlease.dev/v1alpha1",
+            "kind": "LeaderQuorum",
+            "metadata": {"name": QUORUM},
+            "spec": {"endpoints": nodes.endpoints},
+        }
+        api.apply(body, f"{GROUP}/leaderquorums")
+        yield nodes
+    finally:
+        nodes.stop()
+        if api.is_running:
+            api.request("DELETE", f"{GROUP}/leaderquorums/{QUORUM}")
+
+
+@pytest.fixture
+def replicas(api: ApiServer, quorum: LocalQuorum, tmp_path: Path) -> Iterator[list[Replica]]:
+    """Operator processes of one test; start more with ``start``."""
+    running: list[Replica] = []
+    yield running
+    for replica in running:
+        if replica.process.poll() is None:
+            replica.stop()
+
+
+def start(api: ApiServer, replicas: list[Replica], home: Path, *options: str) -> Replica:
+    """Start one more replica and wait until it is ready."""
+    name = f"{home.name.replace('_', '-')[-20:]}-{len(replicas)}".strip("-")
+    replica = Replica(api, home, name, ("--lease-quorum", QUORUM, *options))
+    replicas.append(replica)
+    eventually(
+        f"{name} is ready:\n{replica.tail()}",
+        lambda: replica.process.poll() is None and replica.http("/readyz") == "ok\n",
+    )
+    return replica
+
+
+@pytest.fixture
+def operator(api: ApiServer, replicas: list[Replica], tmp_path: Path) -> Replica:
+    """One replica that writes."""
+    replica = start(api, replicas, tmp_path)
+    eventually("it writes", lambda: replica.is_active)
+    return replica
+
+
+@pytest.fixture
+def client(quorum: LocalQuorum) -> Iterator[Client]:
+    """A client of the quorum."""
+    with connect(quorum.endpoints) as one:
+        yield one
+
+
+class World:
+    """One namespace, and short ways to look at it."""
+
+    def __init__(self, api: ApiServer, namespace: str) -> None:
+        self.api = api
+        self.namespace = namespace
+
+    def apply(self, name: str = "billing", **spec: Any) -> dict[str, Any]:
+        """Apply a LeaderLease."""
+        body = {
+            "apiVersion": "leaderlease.dev/v1alpha1",
+            "kind": "LeaderLease",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {"quorum": QUORUM, **spec},
+        }
+        return dict(self.api.apply(body, f"{GROUP}/namespaces/{self.namespace}/leaderleases"))
+
+    def lease(self, name: str = "billing") -> dict[str, Any]:
+        """Return a LeaderLease; empty if there is none."""
+        return dict(self.api.get(f"{GROUP}/namespaces/{self.namespace}/leaderleases/{name}") or {})
+
+    def status(self, name: str = "billing") -> dict[str, Any]:
+        """Return its status."""
+        return dict(self.lease(name).get("status") or {})
+
+    def delete(self, name: str = "billing") -> None:
+        """Delete a LeaderLease."""
+        self.api.request("DELETE", f"{GROUP}/namespaces/{self.namespace}/leaderleases/{name}")
+
+    def pod(self, name: str, ip: str, **labels: str) -> str:
+        """Create a pod that runs and is ready, as a kubelet would say; return its uid."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        labels = {"leaderlease.dev/inject": "billing", "app": "billing", **labels}
+        body = self.api.request(
+            "POST",
+            path,
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": name, "labels": {key.replace("__", "/"): value for key, value in labels.items()}},
+                "spec": {"nodeName": "node-1", "containers": [{"name": "app", "image": "app"}]},
+            },
+        )
+        ready = {"type": "Ready", "status": "True"}
+        status = {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]}
+        self.api.request("PATCH", f"{path}/{name}/status", {"status": status}, content="application/merge-patch+json")
+        return str(body["metadata"]["uid"])
+
+    def role(self, name: str) -> str:
+        """Return a pod's role label."""
+        body = self.api.get(f"/api/v1/namespaces/{self.namespace}/pods/{name}")
+        return str(((body or {}).get("metadata", {}).get("labels") or {}).get("leaderlease.dev/role", ""))
+
+    def addresses(self, service: str = "billing-leader") -> list[str]:
+        """Return where the leader Service leads to."""
+        found = self.api.get(f"{SLICES.format(self.namespace)}/{service}-leader")
+        return [address for one in (found or {}).get("endpoints") or () for address in one["addresses"]]
+
+    def reasons(self) -> list[str]:
+        """Return the reasons of all Events of the namespace, oldest first."""
+        found = self.api.request("GET", f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events")["items"]
+        return [event["reason"] for event in sorted(found, key=lambda event: str(event["eventTime"]))]
+
+    def mirror(self, name: str = "billing") -> dict[str, Any]:
+        """Return the mirror Lease's spec."""
+        found = self.api.get(f"{LEASES.format(self.namespace)}/{name}")
+        return dict((found or {}).get("spec") or {})
+
+
+@pytest.fixture
+def world(api: ApiServer, namespace: str) -> World:
+    """A fresh namespace."""
+    return World(api, namespace)
+
+
+def holder(world: World, name: str = "billing") -> str:
+    """Return who holds, as the status says."""
+    return str((world.status(name).get("holder") or {}).get("identity", ""))
+
+
+def declared(world: World, name: str = "billing") -> bool:
+    """The status says that the present spec is at the quorum."""
+    body = world.lease(name)
+    return bool(body) and (body.get("status") or {}).get("observedGeneration") == body["metadata"]["generation"]
+
+
+SERVICE = {"name": "billing-leader", "ports": [{"name": "http", "port": 80, "targetPort": 8080}]}
+
+
+def test_everything_follows_the_leader(world: World, operator: Replica, quorum: LocalQuorum) -> None:
+    """Status, mirror Lease, Service, EndpointSlice, role labels and Events tell of an election and of its end."""
+    uids = {name: world.pod(name, ip) for name, ip in (("billing-0", "10.0.0.10"), ("billing-1", "10.0.0.11"))}
+    world.apply(leaderService=SERVICE, candidates={"podSelector": {"matchLabels": {"app": "billing"}}})
+    eventually("declared", lambda: declared(world))
+    assert condition(world.lease(), "LeaderElected") == ("False", "NoCandidate")
+    name = f"{world.namespace}/billing"
+    with (
+        connect(quorum.endpoints, pod_uid=uids["billing-0"]) as first,
+        connect(quorum.endpoints, pod_uid=uids["billing-1"]) as second,
+    ):
+        assert sorted(uids.values()) == sorted(first.declared(name)[name].pods or ())
+        lease = first.acquire(name, "billing-0")
+        eventually("billing-0 in the status", lambda: holder(world) == "billing-0")
+        status = world.status()
+        assert status["holder"] == {
+            "identity": "billing-0",
+            "podName": "billing-0",
+            "podUID": uids["billing-0"],
+            "nodeName": "node-1",
+        }
+        assert status["term"] == lease.term
+        assert condition(world.lease(), "Ready") == ("True", "LeaderElected")
+        eventually("traffic", lambda: world.addresses() == ["10.0.0.10"])
+        eventually("roles", lambda: (world.role("billing-0"), world.role("billing-1")) == ("leader", "standby"))
+        assert world.mirror()["holderIdentity"] == "billing-0"
+
+        lease.release()
+        eventually("no traffic", lambda: world.addresses() == [])
+        eventually("vacant", lambda: not holder(world))
+        assert "holderIdentity" not in world.mirror()
+        lease = second.acquire(name, "billing-1")
+        eventually("billing-1 in the status", lambda: holder(world) == "billing-1")
+        assert world.addresses() == ["10.0.0.11"]
+        assert (world.role("billing-0"), world.role("billing-1")) == ("standby", "leader")
+        assert world.status()["transitions"] == 2
+        history = world.status()["history"]
+        assert [(one["term"], one["holder"], one.get("reason")) for one in history] == [
+            (lease.term, "billing-1", None),
+            (lease.term - 1, "billing-0", "Released"),
+        ]
+        assert world.reasons() == ["LeaderElected", "LeaderStepDown", "LeaderElected"]
+        lease.release()
+
+
+def test_leader_that_died_is_told_as_lost(world: World, operator: Replica, quorum: LocalQuorum) -> None:
+    """A lease that ran out is Expired in the history and LeaderLost in the Events."""
+    world.apply(leaseDuration="500ms", renewDeadline="300ms", retryPeriod="100ms")
+    eventually("declared", lambda: declared(world))
+    with connect(quorum.endpoints) as one:
+        one.acquire(f"{world.namespace}/billing", "billing-0")
+        eventually("billing-0 in the status", lambda: holder(world) == "billing-0")
+    eventually("the end in the history", lambda: world.status()["history"][0].get("reason") == "Expired")
+    assert not holder(world)
+    assert world.reasons() == ["LeaderElected", "LeaderLost"]
+
+
+def test_deletion_withdraws_and_the_term_goes_on(world: World, operator: Replica, client: Client) -> None:
+    """Deletion never waits for the operator; a lease that is created again continues with higher terms."""
+    name = f"{world.namespace}/billing"
+    world.apply()
+    eventually("declared", lambda: declared(world))
+    client.acquire(name, "billing-0").release()
+    eventually("history", lambda: world.status()["history"])
+    world.delete()
+    assert not world.lease()
+    eventually("withdrawn", lambda: name not in client.declared(name))
+    world.apply()
+    eventually("declared again", lambda: name in client.declared(name))
+    lease = client.acquire(name, "billing-1")
+    assert lease.term == 2
+    eventually("term 2", lambda: world.status().get("term") == 2)
+    assert world.status()["transitions"] == 1
+    lease.release()
+
+
+def test_what_people_declared_is_left_to_them(
+    world: World, api: ApiServer, replicas: list[Replica], tmp_path: Path, client: Client
+) -> None:
+    """A lease without an object that the command line declared stays; one that an operator declared is withdrawn."""
+    mine, gone = f"{world.namespace}/mine", f"{world.namespace}/gone"
+    client.declare(mine, duration="1s")
+    client.declare(gone, duration="1s", source="kubernetes")
+    operator = start(api, replicas, tmp_path)
+    eventually("it writes", lambda: operator.is_active)
+    eventually("withdrawn", lambda: gone not in client.declared(world.namespace))
+    assert mine in client.declared(world.namespace)
+
+
+def test_edits_reach_the_quorum(world: World, operator: Replica, client: Client) -> None:
+    """Duration, mode and candidates are declared anew; a pod that comes or goes changes who is admitted."""
+    name = f"{world.namespace}/billing"
+    world.apply()
+    eventually("declared", lambda: declared(world))
+    service_accounts = {"serviceAccountNames": ["billing"], "podSelector": {"matchLabels": {"app": "billing"}}}
+    world.apply(leaseDuration="10s", lockDelay="15s", mode="Paused", candidates=service_accounts)
+    eventually("declared", lambda: declared(world))
+    spec = client.declared(name)[name]
+    assert (spec.duration_ms, spec.lock_delay_ms, spec.mode) == (10_000, 15_000, "Paused")
+    assert (spec.service_accounts, spec.pods) == (("billing",), ())
+    assert condition(world.lease(), "LeaderElected") == ("False", "Paused")
+    uid = world.pod("billing-0", "10.0.0.10")
+    eventually("admitted", lambda: client.declared(name)[name].pods == (uid,))
+    world.api.request("DELETE", f"/api/v1/namespaces/{world.namespace}/pods/billing-0?gracePeriodSeconds=0")
+    eventually("not admitted", lambda: client.declared(name)[name].pods == ())
+
+
+def test_foreign_objects_are_left_alone(world: World, operator: Replica, client: Client) -> None:
+    """A Service of the wanted name that is somebody else's stalls the lease with a sentence; a Lease is just kept."""
+    path = f"/api/v1/namespaces/{world.namespace}/services"
+    theirs = {"metadata": {"name": "billing-leader"}, "spec": {"ports": [{"port": 1}], "selector": {"app": "x"}}}
+    world.api.request("POST", path, {"apiVersion": "v1", "kind": "Service", **theirs})
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "billing"}}
+    world.api.request("POST", LEASES.format(world.namespace), {**lease, "spec": {"holderIdentity": "me"}})
+    world.apply(leaderService=SERVICE)
+    eventually("stalled", lambda: condition(world.lease(), "Stalled") == ("True", "NameTaken"))
+    held = client.acquire(f"{world.namespace}/billing", "billing-0")
+    eventually("billing-0 in the status", lambda: holder(world) == "billing-0")
+    assert world.api.get(f"{path}/billing-leader")["spec"]["selector"] == {"app": "x"}
+    assert world.mirror() == {"holderIdentity": "me"}
+    held.release()
+
+
+def test_children_that_somebody_deleted_come_back(world: World, operator: Replica) -> None:
+    """The operator is level-triggered: it repairs what was taken away, and removes what is not wanted any more."""
+    world.apply(leaderService=SERVICE)
+    services = f"/api/v1/namespaces/{world.namespace}/services"
+    eventually("the Service", lambda: world.api.get(f"{services}/billing-leader"))
+    eventually("the slice", lambda: world.api.get(f"{SLICES.format(world.namespace)}/billing-leader-leader"))
+    world.api.request("DELETE", f"{SLICES.format(world.namespace)}/billing-leader-leader")
+    eventually("the slice again", lambda: world.api.get(f"{SLICES.format(world.namespace)}/billing-leader-leader"))
+    world.apply(leaderService={**SERVICE, "name": "other"})
+    eventually("the other Service", lambda: world.api.get(f"{services}/other"))
+    eventually("the old one is gone", lambda: world.api.get(f"{services}/billing-leader") is None)
+
+
+def test_unknown_quorum_is_told(world: World, operator: Replica) -> None:
+    """A LeaderLease that names no quorum says so."""
+    world.apply(quorum="elsewhere")
+    eventually("stalled", lambda: condition(world.lease(), "Ready") == ("False", "QuorumNotFound"))
+
+
+def test_idle_operator_writes_nothing(
+    world: World, api: ApiServer, operator: Replica, replicas: list[Replica], tmp_path: Path, client: Client
+) -> None:
+    """While nothing changes there is not one write, although leases are renewed all the time."""
+    world.pod("billing-0", "10.0.0.10")
+    world.apply(leaderService=SERVICE)
+    eventually("declared", lambda: declared(world))
+    held = client.acquire(f"{world.namespace}/billing", "billing-0")
+    second = start(api, replicas, tmp_path)
+    eventually("the whole status", lambda: holder(world) == "billing-0" and world.role("billing-0") == "leader")
+
+    quiet_since, idle_from = time.monotonic(), len(api.audit())
+    while time.monotonic() - quiet_since < IDLE_S:
+        # What the start still had to do may end first: an idle stretch begins after the last write.
+        writes = [*operator.writes(api, idle_from), *second.writes(api, idle_from)]
+        assert time.monotonic() < quiet_since + 4 * IDLE_S
+        if writes and time.monotonic() - quiet_since < 2.0:
+            idle_from = len(api.audit())
+        assert not writes or time.monotonic() - quiet_since < 2.0, writes
+        time.sleep(0.5)
+    assert held.remaining() > 0
+    held.release()
+
+
+def test_other_replica_takes_over(
+    world: World, api: ApiServer, operator: Replica, replicas: list[Replica], tmp_path: Path, client: Client
+) -> None:
+    """After a SIGKILL of the replica that writes, the other one reconciles within 3 s."""
+    second = start(api, replicas, tmp_path)
+    world.apply()
+    eventually("declared", lambda: declared(world))
+    assert not second.is_active
+    assert second.writes(api) == []
+    assert operator.writes(api)
+    held = client.acquire(f"{world.namespace}/billing", "billing-0")
+    eventually("billing-0 in the status", lambda: holder(world) == "billing-0")
+    operator.kill()
+    began = time.monotonic()
+    held.release()
+    eventually("the end of the term in the status", lambda: not holder(world), TAKEOVER_S)
+    print(f"took over after {time.monotonic() - began:.2f} s")
+    assert second.is_active
+    assert world.reasons() == ["LeaderElected", "LeaderStepDown"]
+
+
+def test_api_server_that_was_away(world: World, api: ApiServer, operator: Replica, client: Client) -> None:
+    """Elections go on without the API server; what happened meanwhile is told after its return, deletions too."""
+    name = f"{world.namespace}/billing"
+    world.apply()
+    eventually("declared", lambda: declared(world))
+    client.acquire(name, "billing-0").release()
+    eventually("term 1", lambda: world.status().get("term") == 1 and not holder(world))
+    api.kill_api()
+    try:
+        terms = []
+        for _ in range(3):
+            held = client.acquire(name, "billing-1")
+            terms.append(held.term)
+            held.release()
+        held = client.acquire(name, "billing-2")
+    finally:
+        api.start_api()
+    eventually("the latest term", lambda: world.status().get("term") == held.term)
+    assert [one["term"] for one in world.status()["history"]] == [5, 4, 3, 2, 1]
+    assert [one.get("reason") for one in world.status()["history"]] == [None, *["Released"] * 4]
+    world.delete()
+    eventually("withdrawn", lambda: name not in client.declared(name))
+    assert operator.process.poll() is None
+    held.release()
+
+
+def test_quorum_without_majority_is_told(
+    world: World, api: ApiServer, operator: Replica, quorum: LocalQuorum, client: Client
+) -> None:
+    """When two of three nodes are gone nobody can lead, the operator included; it says so all the same."""
+    world.apply()
+    eventually("declared", lambda: declared(world))
+
+    def health() -> tuple[str, str]:
+        return condition(api.get(f"{GROUP}/leaderquorums/{QUORUM}"), "Available")
+
+    eventually("available", lambda: health() == ("True", "MajorityAnswers"))
+    gone = quorum.nodes[:2]
+    for node in gone:
+        quorum.kill(node)
+    try:
+        eventually("no majority", lambda: health()[0] == "False")
+        eventually("on the lease", lambda: condition(world.lease(), "Ready")[0] == "False")
+    finally:
+        for node in gone:
+            quorum.start_node(node)
+        quorum.wait_ready()
+    eventually("available again", lambda: health() == ("True", "MajorityAnswers"))
+    events = api.request("GET", "/apis/events.k8s.io/v1/namespaces/default/events")["items"]
+    told = [one["reason"] for one in events if one["regarding"]["name"] == QUORUM]
+    assert {"QuorumLost", "QuorumRestored"} <= set(told)
+    eventually("it writes again", lambda: operator.is_active)
+
+
+def test_health_and_metrics(operator: Replica) -> None:
+    """The HTTP port tells probes and people how the operator is."""
+    assert operator.http("/livez") == "ok\n"
+    text = operator.http("/readyz?verbose")
+    assert "[+] objects: ok" in text
+    assert "[ ] role: writes, under term" in text
+    metrics = operator.http("/metrics")
+    for name in ("reconcile_total", "reconcile_duration_seconds", "reconcile_queue_depth", "api_requests_total"):
+        assert f"leaderlease_{name}" in metrics
+
+
+def test_orderly_stop_hands_over_at_once(
+    api: ApiServer, operator: Replica, replicas: list[Replica], tmp_path: Path
+) -> None:
+    """SIGTERM releases the operator's own lease, and ends with code 0."""
+    second = start(api, replicas, tmp_path)
+    assert operator.stop() == 0
+    eventually("the other writes", lambda: second.is_active)
