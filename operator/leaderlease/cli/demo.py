@@ -32,7 +32,7 @@ POLL_S: Final = 0.05
 PACE_S: Final = 0.6
 """Pause after a step, so that eyes can follow; none when piped."""
 HINTS: Final = (
-    ("leaderlease dev", "a quorum to play with; it prints commands to paste into another terminal"),
+    ("leaderlease dev", "a quorum to play with; it prints commands to paste"),
     ("leaderlease bench", "how fast all this is on your machine"),
     ("leaderlease --help", "everything else; docs/how-it-works.md tells why it is safe"),
 )
@@ -179,7 +179,7 @@ class Story:
         _check(len(self._told) == term, "somebody else was elected")
         self._say.done(
             f"[b]nobody noticed: {waited_s:.1f} s later {leader.identity} still leads, still term {term}[/b]; "
-            f"the session went on at {moved_to.name}"
+            f"{moved_to.name} serves it now"
         )
         await self._check_token(0)
         await self._pace()

@@ -18,7 +18,7 @@ from rich.text import Text
 from leaderlease.cli.board import Board
 from leaderlease.cli.foreground import Stopped, run_until_stopped
 from leaderlease.cli.local import PORT_FIRST, LocalQuorum, remembered_quorum
-from leaderlease.cli.narrate import PLAIN_WIDTH
+from leaderlease.cli.narrate import PLAIN_WIDTH, Output
 from leaderlease.cli.output import NOTHING, Stream, clock_time, output_option
 from leaderlease.cli.supervisor import Supervisor
 from leaderlease.client.endpoints import ENDPOINTS_VARIABLE
@@ -61,7 +61,7 @@ def dev(nodes: int | None, data: Path | None, port: int | None, output: str) -> 
 async def _serve(nodes: int | None, data: Path | None, port: int | None, output: str) -> None:
     is_for_people = output == "table"
     probe = Console(stderr=not is_for_people)
-    console = Console(stderr=not is_for_people, highlight=False, soft_wrap=True,
+    console = Output(stderr=not is_for_people, highlight=False, soft_wrap=True,
                       width=None if probe.is_terminal else PLAIN_WIDTH)  # fmt: skip
     with _directory(data) as folder:
         remembered = remembered_quorum(folder)

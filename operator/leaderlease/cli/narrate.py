@@ -17,7 +17,7 @@ from rich.text import Text
 
 PLAIN_WIDTH: Final = 110
 """Columns when nobody says how wide the output is."""
-RECORDING_WIDTH: Final = 96
+RECORDING_WIDTH: Final = 98
 BAR_CELLS: Final = 32
 FRAMES_PER_S: Final = 20
 SCARCE: Final = 0.35
@@ -33,6 +33,14 @@ THEME: Final = TerminalTheme(
 """Of the recorded picture."""
 
 
+class Output(Console):
+    """A console whose reader may leave: that is the caller's to handle, as with any other output."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error that is being handled go on."""
+        raise BrokenPipeError
+
+
 class Narrator:
     """Prints a story of numbered steps.
 
@@ -41,11 +49,10 @@ class Narrator:
     """
 
     def __init__(self, recording: Path | None = None) -> None:
-        probe = Console()
-        width = None if probe.is_terminal else PLAIN_WIDTH
-        self.console = Console(highlight=False, width=width)
+        width = None if Console().is_terminal else PLAIN_WIDTH
+        self.console = Output(highlight=False, width=width)
         self._recording = recording
-        self._consoles = [self.console]
+        self._consoles: list[Console] = [self.console]
         if recording is not None:
             self._consoles.append(
                 Console(record=True, file=io.StringIO(), width=RECORDING_WIDTH, force_terminal=True,
