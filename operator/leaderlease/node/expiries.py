@@ -13,6 +13,8 @@ from leaderlease.node.leases import Leases
 from leaderlease.node.ports import Timer
 from leaderlease.paxos.acceptor import NEVER, Record
 
+EXPIRIES_PER_TURN: Final = 128
+"""Timers looked at before others have their turn: a client with many leases may have died."""
 ISOLATED_RECHECK_MS: Final = 500
 """How often a node without a majority looks whether it has one again."""
 
@@ -61,7 +63,9 @@ class Expiries:
     def _on_timer(self) -> None:
         self._timer = None
         now_ms = self._driver.ports.now_ms()
-        while self._heap and self._heap[0][0] <= now_ms:
+        for _ in range(EXPIRIES_PER_TURN):
+            if not self._heap or self._heap[0][0] > now_ms:
+                break
             _, key = heapq.heappop(self._heap)
             self._queued.discard(key)
             self._look(key, now_ms)

@@ -14,10 +14,11 @@ from typing import Final
 from leaderlease.node.driver import Driver
 from leaderlease.node.homes import LEASE, TODO_MAX, WAITERS_MAX, Held, Home, Session, Waiter
 from leaderlease.node.reads import Reading, Reads, ReadState
+from leaderlease.node.vacancies import Vacancies
 from leaderlease.paxos.acceptor import NEVER
 from leaderlease.paxos.lease import Holder, Value
 from leaderlease.paxos.messages import Chosen
-from leaderlease.paxos.proposer import Acquire, Attempt, Outcome, Phase
+from leaderlease.paxos.proposer import Acquire, Attempt, Outcome
 from leaderlease.wire.session import Denied, Failed, Granted, Kept, Lost
 
 RANK_MS: Final = 2
@@ -29,11 +30,6 @@ BACKOFF_MAX_MS: Final = 250
 """Bounds of the random pause after a ballot was preempted or timed out; doubles with each failure."""
 PREPARE_AHEAD_MS: Final = 25
 """How long a lease stays vacant before phase 1 is done in advance."""
-PREPARED_MAX: Final = 10_000
-"""Vacancies that this node keeps prepared."""
-PREPARING_MAX: Final = 32
-"""Vacancies for which phase 1 is under way in advance; others wait, so that thousands that lapse at once (a client
-with many leases has died) hold nobody up."""
 RECHECK_MS: Final = 10_000
 """How often a candidate's node asks a majority, in case it missed a release."""
 
@@ -50,9 +46,7 @@ class Leases:
         self._reads = reads
         self.homes: dict[str, Home] = {}
         self.on_unwanted: Callable[[Home, Held], None] = lambda home, held: None
-        self._prepared = 0
-        self._preparing = 0
-        self._to_prepare: deque[Home] = deque()
+        self._vacancies = Vacancies(driver, self.home, self.free)
         driver.route(Chosen, self._on_chosen)
         self._rank_of = {member: i for i, member in enumerate(sorted(driver.quorum.members))}
 
@@ -148,7 +142,7 @@ class Leases:
         basis = waiter.session.last_seq
         wall_ms = driver.ports.wall_ms()
         intent = Acquire(waiter.holder, waiter.duration_ms, waiter.lock_delay_ms, wall_ms)
-        prepared = self._take_prepared(home)
+        prepared = self._vacancies.take(home)
 
         def on_end(attempt: Attempt) -> None:
             self._acquired(home, waiter, basis, attempt)
@@ -329,7 +323,7 @@ class Leases:
             return
         home.wins = 0
         if home.prepared is not None and home.prepared.ballot < message.ballot:
-            self._take_prepared(home)
+            self._vacancies.take(home)
         held = home.held
         if held is not None and held.ballot < message.ballot:
             if message.value.nonce == held.holder.nonce:
@@ -370,50 +364,6 @@ class Leases:
             self.wake_in(home, 0.2 + self.stand_back_ms(home))
         elif is_mine:
             self.wake_in(home, PREPARE_AHEAD_MS)
-
-    def _prepare_ahead(self, home: Home) -> None:
-        """Do phase 1 while nobody asks: the next acquire here is one round trip."""
-        driver = self._driver
-        register = driver.acceptor.registers.get(home.key)
-        if (
-            home.is_busy
-            or home.prepared is not None
-            or home.held is not None
-            or self._prepared >= PREPARED_MAX
-            or not driver.is_quorum_connected()
-            or (register is not None and register.is_live(driver.ports.now_ms()))
-        ):
-            return
-        if self._preparing >= PREPARING_MAX:
-            if len(self._to_prepare) < PREPARED_MAX:
-                self._to_prepare.append(home)
-            return
-        home.is_busy = True
-        self._preparing += 1
-
-        def on_end(attempt: Attempt) -> None:
-            self._preparing -= 1
-            if attempt.phase is Phase.PREPARED:
-                home.prepared = attempt
-                self._prepared += 1
-            self.free(home)
-            self._prepare_next()
-
-        driver.start(home.key, "", None, on_end)
-
-    def _prepare_next(self) -> None:
-        """Go on with vacancies that had to wait; whoever is wanted or held by now is passed over."""
-        while self._to_prepare and self._preparing < PREPARING_MAX:
-            home = self._to_prepare.popleft()
-            if self.homes.get(home.key) is home and not home.waiters:
-                self._prepare_ahead(home)
-                self.tidy(home)
-
-    def _take_prepared(self, home: Home) -> Attempt | None:
-        prepared, home.prepared = home.prepared, None
-        if prepared is not None:
-            self._prepared -= 1
-        return prepared
 
     # --- waking ----------------------------------------------------------------------------------------------
 
@@ -457,7 +407,7 @@ class Leases:
         ):
             self.take_over(home)
         elif not home.waiters:
-            self._prepare_ahead(home)
+            self._vacancies.prepare(home)
         else:
             register = self._driver.acceptor.registers.get(home.key)
             is_never = register is not None and register.expires_ms == NEVER
