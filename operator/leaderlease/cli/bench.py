@@ -7,7 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,8 @@ from leaderlease.cli.measure import LOCAL_ONLY, QUICK, SCENARIOS, Bench, Sizes, 
 from leaderlease.client.endpoints import parse_endpoints
 
 RUNS_MAX: Final = 100
+Found = dict[str, list[Mapping[str, float]]]
+"""Scenario -> what each run of it found."""
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -72,6 +74,7 @@ ROWS: Final = (
     Row("capacity", "client_mib", "client process with one lease", "MiB", 30.0),
     Row("capacity", "scrape_ms", "scrape of 10 000 leases", "ms", 200.0),
     Row("idle", "node_percent", "node with 100 leases of 3 s, idle", "% of a core", 1.0),
+    Row("idle", "many_percent", "  each held by a session of its own", "% of a core", None),
 )
 
 
@@ -100,9 +103,14 @@ def bench(
         skipped = [name for name in wanted if name in LOCAL_ONLY]
         if skipped:
             _say(f"left out, for they need a local quorum: {', '.join(skipped)}")
-        report = _measure(Bench(targets, None, sizes), [name for name in wanted if name not in LOCAL_ONLY], runs)
+        there = Bench(targets, None, sizes)
+        wanted = [name for name in wanted if name not in LOCAL_ONLY]
+        report = _report(_measure(wanted, runs, lambda name: SCENARIOS[name](there)), runs, quick)
     else:
-        report = _measure_local(wanted, runs, sizes)
+        with tempfile.TemporaryDirectory(prefix="leaderlease-bench-") as directory:
+            disk = fsync_ms(Path(directory))
+        found = _measure(wanted, runs, lambda name: _locally(name, sizes))
+        report = {**_report(found, runs, quick), "fsync_ms": disk}
     text = json.dumps(report, indent=2)
     if json_path is not None:
         json_path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,29 +121,33 @@ def bench(
         _print_table(report)
 
 
-def _measure_local(wanted: Sequence[str], runs: int, sizes: Sizes) -> dict[str, Any]:
+def _locally(name: str, sizes: Sizes) -> Mapping[str, float]:
+    """Run one scenario on a quorum of its own: what the one before left behind would be measured, too."""
     with tempfile.TemporaryDirectory(prefix="leaderlease-bench-") as directory:
-        disk = fsync_ms(Path(directory))
         quorum = LocalQuorum(Path(directory))
         try:
             quorum.start()
-            return {**_measure(Bench(quorum.endpoints, quorum, sizes), wanted, runs), "fsync_ms": disk}
+            return SCENARIOS[name](Bench(quorum.endpoints, quorum, sizes))
         finally:
             quorum.stop()
 
 
-def _measure(target: Bench, wanted: Sequence[str], runs: int) -> dict[str, Any]:
-    found: dict[str, list[Mapping[str, float]]] = {name: [] for name in wanted}
-    for run in range(runs):
+def _measure(wanted: Sequence[str], runs: int, run: Callable[[str], Mapping[str, float]]) -> Found:
+    found: Found = {name: [] for name in wanted}
+    for number in range(1, runs + 1):
         for name in wanted:
             started = time.monotonic()
-            found[name].append(SCENARIOS[name](target))
-            _say(f"run {run + 1} of {runs}: {name} took {time.monotonic() - started:.1f} s")
+            found[name].append(run(name))
+            _say(f"run {number} of {runs}: {name} took {time.monotonic() - started:.1f} s")
+    return found
+
+
+def _report(found: Found, runs: int, is_quick: bool) -> dict[str, Any]:
     return {
         "version": __version__,
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "runs": runs,
-        "is_quick": target.sizes == QUICK,
+        "is_quick": is_quick,
         "machine": machine(),
         "rows": [_row(row, found[row.scenario]) for row in ROWS if row.scenario in found],
     }

@@ -250,17 +250,18 @@ class _Keeper:
 async def renewals(
     endpoints: Sequence[str], prefix: str, sessions: int, leases: int, seconds: float, pace: float
 ) -> dict[str, Any]:
-    """Renew the leases of a few sessions, ``leases`` each.
+    """Renew the leases of some sessions, ``leases`` each: as soon as the answer is there, then at a pace.
 
     Args:
         endpoints: Sessions are spread over them.
         prefix: Of the leases' names.
         sessions: How many.
         leases: Of each session.
-        seconds: How long.
-        pace: Leases a second over all sessions; 0 renews again as soon as the answer is there.
+        seconds: How long, each of the two.
+        pace: Leases a second over all sessions, of the second part.
 
-    Returns: ``per_second`` leases, ``renewed`` in all, ``latencies_ms`` of the keepalives, ``failures``.
+    Returns: ``per_second`` leases and ``renewed`` in all of the first part; ``latencies_ms`` of the keepalives of the
+    second; ``failures`` of both.
     """
     raw = [await RawSession.connect(endpoints[i % len(endpoints)]) for i in range(sessions)]
     for i, session in enumerate(raw):
@@ -270,24 +271,24 @@ async def renewals(
     keepers = [_Keeper(session, leases) for session in raw]
     print("ready", flush=True)
     started = time.perf_counter()
-    if pace:
-        gap = leases / pace
-        sends = int(seconds / gap)
-        for k in range(sends):
-            due = started + k * gap
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            keepers[k % sessions].send(due)
-    else:
-        for keeper in keepers:
-            keeper.is_looping = True
-            keeper.send()
-        await asyncio.sleep(seconds)
+    for keeper in keepers:
+        keeper.is_looping = True
+        keeper.send()
+    await asyncio.sleep(seconds)
     elapsed = time.perf_counter() - started
     renewed = sum(keeper.renewed for keeper in keepers)
     print("done", flush=True)
     for keeper in keepers:
         keeper.is_looping = False
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.5)
+    for keeper in keepers:
+        keeper.latencies.clear()
+    started, gap = time.perf_counter(), leases / pace
+    for k in range(int(seconds / gap)):
+        due = started + k * gap
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        keepers[k % sessions].send(due)
+    await asyncio.sleep(0.5)
     for session in raw:
         session.close()
     return {
