@@ -253,10 +253,11 @@ def test_nothing_is_claimed_without_a_quorum(tmp_path: Path) -> None:
 
 def test_start_without_nodes_answers_and_ends(sidecars: Sidecars) -> None:
     """With no node to reach, the API is up, says that nothing is known, and the process still ends in order."""
-    sidecar = sidecars.start("pod-a", "early", "--endpoints", "127.0.0.1:1")
+    sidecar = sidecars.start("pod-a", "early", "--endpoints", "127.0.0.1:1", "--stale-after", "1")
     assert sidecar.ask("GET", "/readyz").status == 200
     assert sidecar.ask("GET", "/").status == 503
     assert sidecar.ask("GET", "/leader").status == 503
+    until(lambda: "127.0.0.1:1" in sidecar.document()["reason"], "it says what it cannot reach")
     assert sidecar.terminate() == 0
 
 
@@ -294,7 +295,8 @@ def test_bad_setting_is_one_sentence(
 
     for variable in ("POD_NAME", "POD_NAMESPACE", "LEADERLEASE_ENDPOINTS"):
         monkeypatch.delenv(variable, raising=False)
-    assert main(["sidecar", "--log-level", "error", *options]) == 2
+    monkeypatch.setattr("leaderlease.cli.sidecar.log_to_stderr", lambda level: None)
+    assert main(["sidecar", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
 

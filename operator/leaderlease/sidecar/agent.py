@@ -197,7 +197,9 @@ class Sidecar:
             if not view.is_leader():
                 try:
                     info = await self.client.get(view.name)
+                    view.trouble = ""
                 except LeaderLeaseError as error:
+                    view.trouble = str(error)
                     log.info("%s: no majority confirms who leads: %s", view.name, error)
                     await asyncio.sleep(min(WATCH_RETRY_S, period_s))
                     continue

@@ -59,6 +59,7 @@ class View:
         elected: How often this process was elected.
         changes: Changes of the leader that were seen, this process included.
         lost: How often this process lost the lease without wanting to.
+        trouble: Why no majority confirmed anything at the last question; empty when one did.
     """
 
     def __init__(self, name: str, identity: str, stale_after_ms: float, clock: Clock) -> None:
@@ -68,6 +69,7 @@ class View:
         self.is_stepping_down = False
         self.state = "starting"
         self.reason = ""
+        self.trouble = ""
         self.term = 0
         self.leader = ""
         self.elected = self.changes = self.lost = 0
@@ -139,7 +141,7 @@ class View:
             lease=self.name,
             identity=self.identity,
             state=self.state,
-            reason=self.reason[:REASON_CHARS_MAX],
+            reason=(self.reason or self.trouble)[:REASON_CHARS_MAX],
         )
 
 
