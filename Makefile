@@ -59,6 +59,10 @@ chaos: $(DEV) ## Break a real quorum for SECONDS=60 as SEED says (0: any), and c
 coverage: $(DEV) ## Run the tests and report the lines and branches that they miss
 	$(BIN)/python -m pytest --cov --cov-report=term-missing
 
+.PHONY: mutants
+mutants: $(DEV) ## Leave out one rule of the protocol at a time: its directed tests must fail
+	$(BIN)/python tests/mutants/run.py
+
 .PHONY: lint
 lint: $(DEV) ## Check style, types and the import layers
 	$(BIN)/ruff check .
