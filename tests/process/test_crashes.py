@@ -144,6 +144,7 @@ def test_release_without_a_majority(quorum: Quorum) -> None:
         lock = await client.acquire("crash/loud", "alice", duration="never")
         for node in quorum.nodes[1:]:
             node.kill()
+        until(lambda: not quorum.nodes[0].is_ready(), "node 0 knows that it is alone")
         await timed.release()
         assert timed.remaining() == 0
         with pytest.raises((leaderlease.QuorumUnavailable, leaderlease.OutcomeUnknown)):
