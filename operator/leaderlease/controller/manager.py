@@ -24,6 +24,7 @@ from leaderlease.controller.keys import hand_over_keys
 from leaderlease.controller.leadership import Leadership
 from leaderlease.controller.metrics import Metrics
 from leaderlease.controller.observe import Observer, now_text
+from leaderlease.controller.own_quorum import find_owner_uid, plan_own_quorum
 from leaderlease.controller.plan import plan, plan_gone
 from leaderlease.controller.quorum_plan import plan_quorum
 from leaderlease.controller.quorums import QuorumLink
@@ -69,6 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         audience: Of the tokens that nodes accept; empty hands over no keys.
         kubeconfig: Path; empty takes the pod's own configuration, else ``~/.kube/config``.
         tls: Paths of certificate, key and CA towards the nodes; None for plain TCP.
+        own_quorum: A LeaderQuorum that is applied where it is missing or different; None applies none.
     """
 
     quorums: dict[str, tuple[str, ...]]
@@ -83,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kubeconfig: str = ""
     context: str = ""
     tls: tuple[Path | None, Path | None, Path] | None = None
+    own_quorum: Json | None = None
 
 
 class Manager:
@@ -282,6 +285,8 @@ class Manager:
             self.queue.add(("lease", namespace, name))
         for _, name in self.cache.keys(LEADER_QUORUM):
             self.queue.add(("quorum", "", name))
+        if self.settings.own_quorum is not None:
+            self.queue.add(("quorum", "", self.settings.own_quorum["metadata"]["name"]))
         for link in self.links.values():
             for lease, spec in (link.declared or {}).items():
                 if spec.source == SOURCE:
@@ -329,10 +334,19 @@ class Manager:
         return pause_s
 
     async def _look_at_quorum(self, name: str) -> None:
+        await self._apply_own_quorum(name)
         body = self.cache.get(LEADER_QUORUM, "", name)
         link = self.links.get(name)
         if body is not None and link is not None:
             await self._apply(plan_quorum(body, quorum_spec(body), link.view, now_text()))
+
+    async def _apply_own_quorum(self, name: str) -> None:
+        wanted = self.settings.own_quorum
+        if wanted is None or wanted["metadata"]["name"] != name or not self.leadership.is_held:
+            return
+        found = self.cache.get(LEADER_QUORUM, "", name)
+        if plan_own_quorum(wanted, found, ""):
+            await self._apply(plan_own_quorum(wanted, found, await find_owner_uid(self.api, wanted)))
 
     async def _look_at_lease(self, key: Key) -> float | None:
         entry = self.cache.lease(key)

@@ -265,7 +265,7 @@ def _mirror(seen: Observed) -> Iterator[Action]:
         spec["leaseDurationSeconds"] = max(1, -(-seen.wanted.duration_ms // 1000))
     if holder is not None:
         spec["holderIdentity"] = holder.name
-        if acquired := _acquire_time(seen):
+        if acquired := _latest(seen).get("acquireTime"):
             spec["acquireTime"] = acquired.replace("Z", "000Z")
     metadata = _metadata(seen, seen.body["metadata"]["name"], {})
     metadata["annotations"] = {ANNOTATION_HINT: HINT, f"{GROUP}/term": str(seen.truth.term)}
@@ -277,9 +277,10 @@ def _mirror(seen: Observed) -> Iterator[Action]:
 # --- status --------------------------------------------------------------------------------------------------
 
 
-def _acquire_time(seen: Observed) -> str:
+def _latest(seen: Observed) -> Json:
+    """Return the history's entry of the present term: what it holds already wins over what was heard again."""
     history = merged(seen.truth, (seen.body.get("status") or {}).get("history") or [])
-    return next((entry.get("acquireTime", "") for entry in history if entry["term"] == seen.truth.term), "")
+    return next((entry for entry in history if entry["term"] == seen.truth.term), {})
 
 
 def _status(seen: Observed) -> Json:
@@ -294,7 +295,7 @@ def _status(seen: Observed) -> Json:
         holder = holder_of(seen.truth, seen.holder_pod, old.get("holder") or {})
         if holder is not None:
             status["holder"] = holder
-            if acquired := _acquire_time(seen):
+            if acquired := _latest(seen).get("acquireTime"):
                 status["acquireTime"] = acquired
     else:
         status |= {k: old[k] for k in ("term", "transitions", "holder", "acquireTime") if k in old}
@@ -357,10 +358,10 @@ def _elected_condition(seen: Observed) -> Condition:
         )
     if not truth.terms:
         return Condition(LEADER_ELECTED, FALSE, "NoCandidate", "nobody has asked for this lease yet")
-    latest = truth.terms[0]
-    how = {"Released": "was released", "Expired": "expired", "Revoked": "was revoked"}.get(latest.reason, "ended")
-    message = f"term {latest.term} {how}, and no candidate has taken the lease since"
-    if latest.reason == "Expired" and seen.wanted.lock_delay_ms:
+    reason = _latest(seen).get("reason", "")
+    how = {"Released": "was released", "Expired": "expired", "Revoked": "was revoked"}.get(reason, "ended")
+    message = f"term {truth.term} {how}, and no candidate has taken the lease since"
+    if reason == "Expired" and seen.wanted.lock_delay_ms:
         message += f"; lockDelay {format_duration(seen.wanted.lock_delay_ms)} may still run"
     return Condition(LEADER_ELECTED, FALSE, "NoLeader", message)
 
