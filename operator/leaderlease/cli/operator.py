@@ -48,6 +48,7 @@ _PEM = click.Path(path_type=Path)
 @_option("--tls-cert", type=_PEM, help="PEM file: certificate towards the nodes.")
 @_option("--tls-key", type=_PEM, help="PEM file: its private key.")
 @_option("--tls-ca", type=_PEM, help="PEM file: the authority that signed the nodes.")
+@_option("--own-quorum", type=_PEM, help="YAML file with the LeaderQuorum of this installation, which is applied.")
 @_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
          help="Lowest level that is logged.")  # fmt: skip
 def operator(
@@ -58,6 +59,7 @@ def operator(
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
+    own_quorum: Path | None,
     **settings: Any,
 ) -> None:
     """Run one replica of the Kubernetes operator until SIGTERM or Ctrl-C.
@@ -67,6 +69,7 @@ def operator(
     log_to_stderr(log_level)
     try:
         from leaderlease.controller.manager import Settings
+        from leaderlease.controller.own_quorum import read_own_quorum
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'leaderlease[operator]'") from error
     if tls_ca is None and (tls_cert or tls_key):
@@ -79,6 +82,7 @@ def operator(
                 identity=identity or socket.gethostname(),
                 kubeconfig=kubeconfig or os.environ.get("KUBECONFIG", ""),
                 tls=(tls_cert, tls_key, tls_ca) if tls_ca is not None else None,
+                own_quorum=read_own_quorum(own_quorum) if own_quorum is not None else None,
                 **settings,
             )
         )
