@@ -212,6 +212,21 @@ async def test_release_finds_another_node(quorum: FakeQuorum) -> None:
         assert quorum.lease(NAME).holder is None
 
 
+async def test_release_without_a_majority(quorum: FakeQuorum) -> None:
+    """A lease that ends by time is let go quietly and expires; one without end is still held, and that is said."""
+    node = await quorum.node()
+    async with leaderlease.connect(node.endpoint) as client:
+        timed = await client.acquire(NAME, "alice", duration="3s")
+        lock = await client.acquire("shop/lock", "alice", duration="never")
+        node.answers[wire.ReleaseRequest] = lambda connection, message: connection.push(
+            wire.Failed(message.request, "quorum", "1 of 3 nodes answers, 2 are needed")
+        )
+        await timed.release()
+        assert timed.remaining() == 0
+        with pytest.raises(leaderlease.QuorumUnavailable):
+            await lock.release()
+
+
 async def test_reads_are_repeated_and_commands_are_not(quorum: FakeQuorum) -> None:
     """A question is asked again after a loss; a command whose outcome is unknown says so."""
     first, second = await quorum.node(), await quorum.node()

@@ -2,8 +2,6 @@
 
 import time
 
-import pytest
-
 import leaderlease
 from leaderlease.client.core import HELLO_TIMEOUT_MS
 from support.checkers.belief import check_belief
@@ -134,20 +132,3 @@ def test_stopped_node_costs_its_clients_one_timeout(quorum: Quorum) -> None:
     assert time.monotonic() - began_s < HELLO_TIMEOUT_MS / 1000 + NOISE_S
     check_kept(holder, paused_ms, 3000)
     assert quorum.serving(holder) is not quorum.nodes[0]
-
-
-def test_release_without_a_majority(quorum: Quorum) -> None:
-    """A lease that ends by time is let go quietly and just expires; one without end is still held, and that is said."""
-
-    async def release_both(client: leaderlease.Client) -> None:
-        timed = await client.acquire("crash/quiet", "alice", duration="1h")
-        lock = await client.acquire("crash/loud", "alice", duration="never")
-        for node in quorum.nodes[1:]:
-            node.kill()
-        until(lambda: not quorum.nodes[0].is_ready(), "node 0 knows that it is alone")
-        await timed.release()
-        assert timed.remaining() == 0
-        with pytest.raises((leaderlease.QuorumUnavailable, leaderlease.OutcomeUnknown)):
-            await lock.release()
-
-    quorum.ask(release_both, 0)
