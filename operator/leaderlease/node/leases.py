@@ -7,7 +7,6 @@ Rule 3: one attempt a lease at a time here; between nodes, candidates stand back
 Rule 4: whoever loses what this node kept for it is told, before anything else about that lease.
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -73,7 +72,7 @@ class Leases:
         """The attempt has ended: do what has waited for that, else look at the candidates."""
         home.is_busy = False
         while home.todo and not home.is_busy:
-            home.todo.popleft()()
+            home.todo.pop(0)()
         self.pump(home)
         self.tidy(home)
 
@@ -96,7 +95,7 @@ class Leases:
         is_accepted = register is not None and is_of(register.value, waiter.holder)
         if is_accepted or self._driver.learner.has_heard_of(home.name, waiter.holder):
             # Its own lease, asked for again after a change of node: the guards in the way of others are its own.
-            home.waiters.appendleft(waiter)
+            home.waiters.insert(0, waiter)
             home.hold_off_until_ms = 0
         else:
             home.waiters.append(waiter)
@@ -231,7 +230,7 @@ class Leases:
     def _take_impatient(self, home: Home) -> list[Waiter]:
         leaving = [waiter for waiter in home.waiters if not waiter.is_waiting]
         if leaving:
-            home.waiters = deque(waiter for waiter in home.waiters if waiter.is_waiting)
+            home.waiters = [waiter for waiter in home.waiters if waiter.is_waiting]
             for waiter in leaving:
                 waiter.session.waits.pop(waiter.request, None)
         return [waiter for waiter in leaving if not waiter.is_cancelled]
@@ -317,7 +316,12 @@ class Leases:
         driver.proposer.observe(message.ballot)
         if message.epoch != driver.epoch or not message.key.startswith(LEASE):
             return
-        driver.learner.chosen(message.key[len(LEASE) :], message.ballot, message.value, message.reason)
+        ballot, value = message.ballot, message.value
+        register = driver.acceptor.registers.get(message.key)
+        if register is not None and register.accepted == ballot and register.value == value:
+            # The same, and kept already: a second copy for every lease would be a fifth of a node's memory.
+            ballot, value = register.accepted, register.value
+        driver.learner.chosen(message.key[len(LEASE) :], ballot, value, message.reason)
         home = self.homes.get(message.key)
         if home is None:
             return
@@ -429,7 +433,7 @@ class Leases:
 
     def _drop_cancelled(self, home: Home) -> None:
         if any(waiter.is_cancelled for waiter in home.waiters):
-            home.waiters = deque(waiter for waiter in home.waiters if not waiter.is_cancelled)
+            home.waiters = [waiter for waiter in home.waiters if not waiter.is_cancelled]
 
     def forget(self, session: Session) -> None:
         """The connection has gone: no more renewals for it here; its leases live until they expire."""
@@ -452,7 +456,7 @@ def put_first(home: Home, is_it: Callable[[Waiter], bool]) -> bool:
     if waiter is None:
         return False
     home.waiters.remove(waiter)
-    home.waiters.appendleft(waiter)
+    home.waiters.insert(0, waiter)
     return True
 
 

@@ -41,7 +41,7 @@ from leaderlease.storage.rows import (
 )
 from leaderlease.storage.writer import Writer
 
-CACHE_KIB: Final = 65_536
+CACHE_KIB: Final = 4_096
 """Of the page cache inside SQLite."""
 
 Notify = Callable[[Callable[[], None]], object]
