@@ -104,20 +104,22 @@ class Dev:
         try:
             self._quorum.launch()
             await self._quorum.until_ready()
-            self._introduce(is_kept)
-            await self._keep()
+            await self._keep(is_kept)
         finally:
             self._quorum.stop()
 
-    async def _keep(self) -> None:
+    async def _keep(self, is_kept: bool) -> None:
         async with contextlib.AsyncExitStack() as stack:
             client = Client(self._quorum.endpoints, name="dev", wait=CONNECT_WAIT_S)
             await stack.enter_async_context(client)
-            works = [Supervisor(self._quorum, self._say).run(), self._watch(client)]
-            if self._is_for_people and self._console.is_terminal:
-                works.append(Board(self._console, self._quorum).run())
-            tasks = [asyncio.create_task(work) for work in works]
+            tasks = [asyncio.create_task(self._watch(client))]
             try:
+                # Answered after the watch has begun: what people do from now on is shown.
+                await asyncio.create_task(client.status())
+                self._introduce(is_kept)
+                tasks.append(asyncio.create_task(Supervisor(self._quorum, self._say).run()))
+                if self._is_for_people and self._console.is_terminal:
+                    tasks.append(asyncio.create_task(Board(self._console, self._quorum).run()))
                 await asyncio.gather(*tasks)
             finally:
                 for task in tasks:
