@@ -33,9 +33,8 @@ class Supervisor:
 
     async def run(self) -> None:
         """Watch until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for node in self._quorum.nodes:
-                group.create_task(self._keep(node))
+        # No task group: what ends one of them has to reach the command as it is, not in a group.
+        await asyncio.gather(*map(self._keep, self._quorum.nodes))
 
     async def _keep(self, node: LocalNode) -> None:
         pause_s, began_s = PAUSE_FIRST_S, time.monotonic()
