@@ -26,10 +26,9 @@ from leaderlease.wire.session import (
     ReleaseRequest,
 )
 
-KEEPALIVE_S: Final = 1.0
-"""Period in which held leases are renewed while nothing else is measured; they last ``HELD_MS``."""
 HELD_MS: Final = 60_000
-BATCH: Final = 500
+"""Duration of leases that are to be held while something else is measured."""
+BATCH: Final = 100
 """Acquires that are under way at once while leases are set up."""
 
 
@@ -91,11 +90,11 @@ class RawSession(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(CLIENT.encode_many(out))
 
-    def acquire(self, name: str, holder: Holder, duration_ms: int) -> int:
+    def acquire(self, name: str, holder: Holder, duration_ms: int, *, is_waiting: bool = False) -> int:
         """Ask for a lease; return the number of the request."""
         self._request += 1
         self.seq += 1
-        self.send(AcquireRequest(self._request, self.seq, name, holder, duration_ms, False))
+        self.send(AcquireRequest(self._request, self.seq, name, holder, duration_ms, is_waiting))
         return self._request
 
     def release(self, name: str, holder: Holder) -> int:
@@ -133,7 +132,7 @@ async def hold_many(session: RawSession, names: Sequence[str], duration_ms: int 
     def _next() -> None:
         name = next(todo, None)
         if name is not None:
-            session.acquire(name, holder_named("bench"), duration_ms)
+            session.acquire(name, holder_named("bench"), duration_ms, is_waiting=True)
 
     def _on_message(message: Any) -> None:
         nonlocal left
