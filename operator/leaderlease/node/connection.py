@@ -176,7 +176,8 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def drop(self, reason: str) -> None:
-        """Close at once."""
-        self._reason = reason
+        """Close at once; the first reason stays."""
         if self._transport is not None:
+            if not self._transport.is_closing():
+                self._reason = reason
             self._transport.abort()

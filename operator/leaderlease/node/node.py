@@ -33,6 +33,7 @@ from leaderlease.node.driver import Driver
 from leaderlease.node.expiries import Expiries
 from leaderlease.node.homes import LEASE
 from leaderlease.node.peers import Directory, Peers
+from leaderlease.node.rotation import Rotation
 from leaderlease.node.server import Server
 from leaderlease.node.sessions import Sessions
 from leaderlease.node.world import World
@@ -69,6 +70,7 @@ class Node:
         self._configuration: Configuration | None = None
         self._listening: list[asyncio.Server] = []
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._rotating: asyncio.Task[None] | None = None
         self._client_tls: ssl.SSLContext | None = None
         self._peer_tls: ssl.SSLContext | None = None
         self._dial_tls: ssl.SSLContext | None = None
@@ -144,6 +146,8 @@ class Node:
                         await empty.wait()
                 except TimeoutError:
                     logger.warning("some clients did not leave in %g s", LEAVE_TIMEOUT_S)
+        if self._rotating is not None:
+            self._rotating.cancel()
         for listening in self._listening:
             listening.close()
         if self.sessions is not None:
@@ -191,6 +195,8 @@ class Node:
         self._peer_tls = tls.server_context(*files, require_client=True)
         self._client_tls = tls.server_context(*files, require_client=config.tls_client_auth)
         self._dial_tls = tls.client_context(*files)
+        rotation = Rotation(files, (self._peer_tls, self._client_tls, self._dial_tls))
+        self._rotating = asyncio.get_running_loop().create_task(rotation.run())
 
     async def _bootstrap(self) -> Configuration:
         assert self.storage is not None

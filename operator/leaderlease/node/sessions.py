@@ -184,8 +184,8 @@ class Sessions:
     def _on_step_down(self, session: Session, message: StepDownRequest) -> None:
         parse_name(message.name)
         key = LEASE + message.name
-        if self._ask_holder(key, message.successor):
-            session.push(Done(message.request))
+        if term := self._ask_holder(key, message.successor):
+            session.push(Done(message.request, term))
             return
 
         def on_read(reading: Reading) -> None:
@@ -203,13 +203,14 @@ class Sessions:
     def _on_peer_step_down(self, origin: str, message: StepDown) -> None:
         self._ask_holder(message.key, message.successor)
 
-    def _ask_holder(self, key: str, successor: str) -> bool:
+    def _ask_holder(self, key: str, successor: str) -> int:
+        """Pass the request on to a holder that this node serves; return its term, 0 if there is none here."""
         home = self.leases.homes.get(key)
         if home is None or home.held is None:
-            return False
+            return 0
         held = home.held
         held.session.push(StepDownAsked(home.name, held.holder.nonce, successor))
-        return True
+        return held.value.term
 
     # --- reading ---------------------------------------------------------------------------------------------
 

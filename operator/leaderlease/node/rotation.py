@@ -1,0 +1,69 @@
+"""Renewed certificates: files are looked at from time to time, and used for every connection from then on.
+
+Rule 1: connections that exist are not touched, so nobody loses a lease by a rotation.
+Rule 2: files that do not fit together leave the old ones in use; it is said once for each state of the files.
+"""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from leaderlease.errors import ConfigError
+from leaderlease.wire import tls
+
+PERIOD_S: Final = 5.0
+"""How often the files are looked at; a kubelet takes longer to bring them."""
+
+logger = logging.getLogger("leaderlease.tls")
+
+
+class Rotation:
+    """Watches the three files of a node.
+
+    Args:
+        files: Certificate, key and authority.
+        contexts: All that were made of them.
+    """
+
+    def __init__(self, files: tuple[Path, Path, Path], contexts: Sequence[ssl.SSLContext]) -> None:
+        self._files = files
+        self._contexts = tuple(contexts)
+        self._seen = self._stamp()
+        self.reloads = 0
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            await asyncio.sleep(PERIOD_S)
+            self.look()
+
+    def look(self) -> bool:
+        """Look once; return whether renewed files are in use now (rule 2)."""
+        stamp = self._stamp()
+        if stamp == self._seen:
+            return False
+        self._seen = stamp
+        try:
+            for context in self._contexts:
+                tls.reload(context, *self._files)
+        except ConfigError as error:
+            logger.error("renewed certificates cannot be used, the old ones stay: %s", error)
+            return False
+        self.reloads += 1
+        logger.info("renewed certificates are in use for new connections")
+        return True
+
+    def _stamp(self) -> tuple[tuple[int, int, int], ...]:
+        # Inode, size and time: a projected volume is swapped by a rename of the directory behind a link.
+        stamps = []
+        for path in self._files:
+            try:
+                found = path.stat()
+            except OSError:
+                stamps.append((0, 0, 0))
+            else:
+                stamps.append((found.st_ino, found.st_size, found.st_mtime_ns))
+        return tuple(stamps)
