@@ -410,6 +410,25 @@ def test_quorum_without_majority_is_told(
     eventually("it writes again", lambda: operator.is_active)
 
 
+def test_restart_writes_nothing(
+    world: World, api: ApiServer, operator: Replica, replicas: list[Replica], tmp_path: Path, client: Client
+) -> None:
+    """A replica that finds everything as it should be leaves it so; its first write tells of a change."""
+    world.pod("billing-0", "10.0.0.10")
+    world.apply(leaderService=SERVICE)
+    eventually("declared", lambda: declared(world))
+    held = client.acquire(f"{world.namespace}/billing", "billing-0")
+    eventually("the whole status", lambda: holder(world) == "billing-0" and world.role("billing-0") == "leader")
+    operator.stop()
+    second = start(api, replicas, tmp_path)
+    eventually("it writes", lambda: second.is_active)
+    held.release()
+    eventually("it writes what is new", lambda: not holder(world))
+    # Everything before this is older than the release: the restart itself wrote nothing about any object.
+    first = second.writes(api)[0]
+    assert "endpointslices" in first[1], second.writes(api)
+
+
 def test_health_and_metrics(operator: Replica) -> None:
     """The HTTP port tells probes and people how the operator is."""
     assert operator.http("/livez") == "ok\n"

@@ -193,6 +193,15 @@ def test_gone_lease_is_withdrawn_and_its_roles_removed() -> None:
     assert plan_gone("q", "shop/billing", None, ()) == []
 
 
+def test_declaration_comes_alone() -> None:
+    """The status is written once, when the quorum has the spec or has refused it."""
+    seen = observed(held(), declared=None)
+    assert [type(action) for action in plan(seen)] == [Declare]
+    refused = msgspec.structs.replace(seen, declare_error="too few nodes answer")
+    assert condition(refused, "Reconciling") == ("True", "Declaring")
+    assert plan(done(done(seen))) == []
+
+
 # --- traffic and decoration ----------------------------------------------------------------------------------
 
 

@@ -119,7 +119,8 @@ class Api:
             query += [("labelSelector", selector)] if selector else []
             query += [("continue", token)] if token else []
             page = await self.request("GET", "list", kind, kind.path(namespace), query=query)
-            items += page["items"]
+            # Items of a list come without what the list already says.
+            items += [{"apiVersion": kind.api_version, "kind": kind.name, **item} for item in page["items"]]
             version = version or int(page["metadata"]["resourceVersion"])
             token = (page.get("metadata") or {}).get("continue") or ""
             if not token:

@@ -109,6 +109,7 @@ class Cache:
             self._put_pod(pod_of(body))
             return
         metadata = body["metadata"]
+        metadata.pop("managedFields", None)  # half of the memory, and nobody reads it
         key = (metadata.get("namespace", ""), metadata["name"])
         version = int(metadata["resourceVersion"])
         before = self._objects[kind.name].get(key)

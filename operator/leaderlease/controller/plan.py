@@ -114,10 +114,13 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def plan(seen: Observed) -> list[Action]:
-    """Return what should be done about a LeaderLease, in this order; nothing when all is as it should be."""
+    """Return what should be done about a LeaderLease, in this order; nothing when all is as it should be.
+
+    A declaration comes alone: when it was made, or was refused, the next plan sees that and writes one status.
+    """
     actions: list[Action] = []
     if seen.is_declared_known and seen.quorum is not None and not seen.declare_error and seen.declared != seen.wanted:
-        actions.append(Declare(seen.spec.quorum, seen.name, seen.wanted))
+        return [Declare(seen.spec.quorum, seen.name, seen.wanted)]
     if seen.spec.mode != "ObserveOnly":
         actions += _routing(seen)
         actions += _roles(seen)
