@@ -14,7 +14,7 @@ import pytest
 REQUIRE_VARIABLE = "LEADERLEASE_REQUIRE"
 
 HOW_TO_ENABLE: Mapping[str, str] = {
-    "process": "needs root and `ip netns` for partitions: run as root with iproute2 + iptables installed",
+    "process": "run as root, with iproute2, iptables, util-linux, strace, faketime and prometheus installed",
     "apiserver": "needs a real kube-apiserver and etcd: name their folder in KUBEBUILDER_ASSETS, or put both on PATH",
     "e2e": "needs a Kubernetes cluster that may be broken: point KUBECONFIG at a disposable one",
     "model": "needs the TLA+ model checker: install a Java runtime and tla2tools.jar",
