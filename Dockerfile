@@ -25,7 +25,8 @@ COPY operator ./operator
 RUN /opt/uv/bin/uv pip install --quiet --no-cache --python /opt/leaderlease --no-deps .
 
 FROM ${BASE} AS runtime
-ENV PATH=/opt/leaderlease/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# USER: kopf asks who it is, and a numeric user has no name.
+ENV PATH=/opt/leaderlease/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 USER=leaderlease
 USER 65532:65532
 WORKDIR /
 ENTRYPOINT ["leaderlease"]
