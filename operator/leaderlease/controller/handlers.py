@@ -20,6 +20,8 @@ WATCH_S: Final = 300
 REQUEST_TIMEOUT_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 5
 STOP_TIMEOUT_S: Final = 5.0
+BACKOFF_MAX_S: Final = 2.0
+"""The longest pause before a watch is tried again."""
 
 Sink = Callable[[Kind, str | None, Json], None]
 """Called in kopf's thread with (kind, type, object); the type is None in an initial listing."""
@@ -125,7 +127,7 @@ class _Backoffs:
         pause_s = 0.25
         while True:
             yield pause_s
-            pause_s = min(5.0, pause_s * 1.5)
+            pause_s = min(BACKOFF_MAX_S, pause_s * 1.5)
 
 
 async def _connection_info(configuration: client.Configuration) -> kopf.ConnectionInfo:

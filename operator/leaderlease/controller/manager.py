@@ -6,6 +6,7 @@ Rule 3: every replica watches, only the one that leads plans. It looks at everyt
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from leaderlease.controller.metrics import Metrics
 from leaderlease.controller.observe import Observer, now_text
 from leaderlease.controller.own_quorum import find_owner_uid, plan_own_quorum
 from leaderlease.controller.plan import plan, plan_gone
+from leaderlease.controller.queue import Queue
 from leaderlease.controller.quorum_plan import plan_quorum
 from leaderlease.controller.quorums import QuorumLink
 from leaderlease.controller.resource import (
@@ -46,6 +48,13 @@ WORKERS: Final = 8
 PASSES_MAX: Final = 3
 """Plans in a row for one look: a declaration changes what the next plan sees."""
 LIST_RETRY_S: Final = 1.0
+PROBE_S: Final = 1.0
+"""How often an API server that did not answer is asked whether it is back."""
+GAP_LISTS_S: Final = (0.0, 1.0, 4.0, 12.0)
+"""When everything is listed after a gap. A deletion that falls between two watches is in no event, and kopf's watches
+come back one by one, each within a few seconds."""
+START_S: Final = 10.0
+"""For how long listings of kopf belong to its start, and tell of no gap."""
 KEYS_EVERY_S: Final = 60.0
 """How often the API server's public keys are read."""
 
@@ -92,8 +101,6 @@ class Manager:
     """One replica of the operator."""
 
     def __init__(self, settings: Settings, configuration: client.Configuration) -> None:
-        from leaderlease.controller.queue import Queue
-
         self.settings = settings
         self.metrics = Metrics()
         self.api = Api(configuration, self._on_request)
@@ -116,6 +123,8 @@ class Manager:
             settings.identity,
         )
         self._resync = asyncio.Event()
+        self._was_away = False
+        self._gap_at = self._started_at = float("-inf")
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
         self.watcher = Watcher(
@@ -134,7 +143,7 @@ class Manager:
         """
         for name, endpoints in self.settings.quorums.items():
             self._link(name, endpoints)
-        tasks = [asyncio.create_task(work) for work in (self._sync(), self._hand_over_keys())]
+        tasks = [asyncio.create_task(work) for work in (self._sync(), self._probe(), self._hand_over_keys())]
         tasks += [asyncio.create_task(self.queue.work(self._look)) for _ in range(WORKERS)]
         leading = asyncio.create_task(self.leadership.run())
         stopping = asyncio.create_task(stop.wait())
@@ -169,17 +178,29 @@ class Manager:
 
     def _on_event(self, kind: Kind, change: str | None, body: Json) -> None:
         self.metrics.watched.labels(kind.name).inc()
-        is_relisted = change is None and self.last_event_at.get(kind.name, 0) > 0
+        if change is None and time.monotonic() > self._started_at + START_S:
+            self._suspect_gap()
         self.last_event_at[kind.name] = time.monotonic()
         metadata = body["metadata"]
         if change == "DELETED":
             self.cache.remove(kind, metadata.get("namespace", ""), metadata["name"], int(metadata["resourceVersion"]))
             return
-        before = None if kind is POD else self.cache.get(kind, metadata.get("namespace", ""), metadata["name"])
         self.cache.put(kind, body)
-        if is_relisted and before is None and self.is_synced:
-            # A watch began anew: what was deleted meanwhile is in no event.
-            self._resync.set()
+
+    def _suspect_gap(self) -> None:
+        """List everything some times: a watch began anew, or the API server was away."""
+        now = time.monotonic()
+        if now > self._gap_at + GAP_LISTS_S[1]:
+            self._gap_at = now
+            for delay_s in GAP_LISTS_S:
+                self._loop.call_later(delay_s, self._resync.set)
+
+    async def _probe(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_S)
+            if not self.api.is_reachable:
+                with contextlib.suppress(ApiError):
+                    await self.api.request("GET", "list", LEADER_QUORUM, LEADER_QUORUM.path(), query=[("limit", "1")])
 
     def _on_lease(self, key: Key) -> None:
         self.queue.add(("lease", *key))
@@ -214,6 +235,11 @@ class Manager:
 
     def _on_request(self, verb: str, kind: str, code: int) -> None:
         self.metrics.requests.labels(verb, kind, str(code or "none")).inc()
+        if code == 0:
+            self._was_away = True
+        elif self._was_away:
+            self._was_away = False
+            self._suspect_gap()
 
     # --- quorums ---------------------------------------------------------------------------------------------
 
@@ -258,6 +284,7 @@ class Manager:
                 continue
             if not self.is_synced:
                 self.is_synced = True
+                self._started_at = time.monotonic()
                 self.watcher.start()
                 logger.info("all objects are listed: %d LeaderLeases", len(self.cache.keys(LEADER_LEASE)))
             self._add_all()

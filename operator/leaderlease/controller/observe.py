@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from leaderlease.controller.api import Api, ApiError
 from leaderlease.controller.apply import find_child, owner_uid
 from leaderlease.controller.cache import Cache, Entry, Key
@@ -52,7 +54,36 @@ class Observer:
         namespace, name = key
         link = self._link(spec.quorum)
         pods = self._cache.pods(namespace)
-        truth = link.truth(f"{namespace}/{name}") if link is not None else NOTHING
+        seen = Observed(
+            body=entry.body,
+            spec=spec,
+            wanted=declaration(spec, pods),
+            declared=(link.declared or {}).get(f"{namespace}/{name}") if link is not None else None,
+            is_declared_known=link is not None and link.declared is not None,
+            declare_error=declare_error,
+            truth=link.truth(f"{namespace}/{name}") if link is not None else NOTHING,
+            is_truth_known=link is not None and link.is_truth_known,
+            quorum=link.settled_view if link is not None else None,
+            now=now_text(),
+        )
+        if seen.must_declare:
+            return seen  # the plan looks no further, so nothing is asked for
+        wanted, strays = await self._children(key, entry, spec)
+        return msgspec.structs.replace(
+            seen,
+            pods=tuple(pod for pod in pods if self._cache.owner_of(pod) == name),
+            holder_pod=await self._holder_pod(namespace, seen.truth.holder),
+            lease=wanted[LEASE, name],
+            service=_child(wanted, SERVICE),
+            endpoints=_child(wanted, ENDPOINT_SLICE),
+            strays=strays,
+        )
+
+    async def _children(
+        self, key: Key, entry: Entry, spec: LeaseSpec
+    ) -> tuple[dict[tuple[Kind, str], Child], tuple[tuple[Kind, Json], ...]]:
+        """Return the objects that are wanted, as they are now, and those of ours that are not wanted any more."""
+        namespace, name = key
         uid = entry.body["metadata"]["uid"]
         service = spec.leader_service
         wanted: dict[tuple[Kind, str], Child] = {(LEASE, name): None}
@@ -73,24 +104,7 @@ class Observer:
                 for kind, body in self._cache.children(key)
                 if (kind, body["metadata"]["name"]) not in wanted and owner_uid(body) == uid
             ]
-        return Observed(
-            body=entry.body,
-            spec=spec,
-            wanted=declaration(spec, pods),
-            declared=(link.declared or {}).get(f"{namespace}/{name}") if link is not None else None,
-            is_declared_known=link is not None and link.declared is not None,
-            declare_error=declare_error,
-            truth=truth,
-            is_truth_known=link is not None and link.is_truth_known,
-            quorum=link.settled_view if link is not None else None,
-            pods=tuple(pod for pod in pods if self._cache.owner_of(pod) == name),
-            holder_pod=await self._holder_pod(namespace, truth.holder),
-            lease=wanted[LEASE, name],
-            service=_child(wanted, SERVICE),
-            endpoints=_child(wanted, ENDPOINT_SLICE),
-            strays=tuple(strays),
-            now=now_text(),
-        )
+        return wanted, tuple(strays)
 
     async def _holder_pod(self, namespace: str, holder: Holder | None) -> Pod | None:
         """Find the holder's pod: by its uid, or by its name where the holder did not say a uid."""

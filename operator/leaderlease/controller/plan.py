@@ -108,6 +108,12 @@ class Observed(msgspec.Struct, frozen=True, kw_only=True):
         return f"{metadata['namespace']}/{metadata['name']}"
 
     @property
+    def must_declare(self) -> bool:
+        """The quorum has another declaration than is wanted, and did not just refuse it."""
+        is_possible = self.is_declared_known and self.quorum is not None and not self.declare_error
+        return is_possible and self.declared != self.wanted
+
+    @property
     def is_quorum_available(self) -> bool:
         """A majority answers, and we heard what it decided."""
         return self.quorum is not None and self.quorum.is_available and self.is_truth_known
@@ -119,7 +125,7 @@ def plan(seen: Observed) -> list[Action]:
     A declaration comes alone: when it was made, or was refused, the next plan sees that and writes one status.
     """
     actions: list[Action] = []
-    if seen.is_declared_known and seen.quorum is not None and not seen.declare_error and seen.declared != seen.wanted:
+    if seen.must_declare:
         return [Declare(seen.spec.quorum, seen.name, seen.wanted)]
     if seen.spec.mode != "ObserveOnly":
         actions += _routing(seen)
