@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 
@@ -16,6 +16,7 @@ from leaderlease.errors import ConfigError
 from leaderlease.paxos.lease import parse_name
 
 PORT_HTTP: Final = 7403
+IMAGE: Final = "leaderlease/agent"
 
 
 def _option(*names: str, **attributes: Any) -> Callable[[click.decorators.FC], click.decorators.FC]:
@@ -49,6 +50,13 @@ _PEM = click.Path(path_type=Path)
 @_option("--tls-key", type=_PEM, help="PEM file: its private key.")
 @_option("--tls-ca", type=_PEM, help="PEM file: the authority that signed the nodes.")
 @_option("--own-quorum", type=_PEM, help="YAML file with the LeaderQuorum of this installation, which is applied.")
+@_option("--webhook-listen", default="",
+         help="host:port of the webhook that injects sidecars; empty serves none.")  # fmt: skip
+@_option("--webhook-cert", type=_PEM, help="PEM file: certificate of the webhook; read again when it changes.")
+@_option("--webhook-key", type=_PEM, help="PEM file: its private key.")
+@_option("--inject-image", default=IMAGE, help="Image of the sidecars.")
+@_option("--inject-pull-policy", type=click.Choice(["", "Always", "IfNotPresent", "Never"]), default="",
+         help="When nodes pull it; Kubernetes decides by the tag unless told.")  # fmt: skip
 @_option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
          help="Lowest level that is logged.")  # fmt: skip
 def operator(
@@ -60,6 +68,11 @@ def operator(
     tls_key: Path | None,
     tls_ca: Path | None,
     own_quorum: Path | None,
+    webhook_listen: str,
+    webhook_cert: Path | None,
+    webhook_key: Path | None,
+    inject_image: str,
+    inject_pull_policy: str,
     **settings: Any,
 ) -> None:
     """Run one replica of the Kubernetes operator until SIGTERM or Ctrl-C.
@@ -75,16 +88,19 @@ def operator(
     if tls_ca is None and (tls_cert or tls_key):
         raise ConfigError("--tls-ca is missing: the nodes could not be verified")
     parse_name(f"{settings['namespace']}/operator")
+    webhook = _Webhook(webhook_listen, webhook_cert, webhook_key, inject_image, inject_pull_policy)
     asyncio.run(
         _serve(
             Settings(
+                is_injecting=bool(webhook_listen),
                 quorums=dict(_quorum(text) for text in quorums),
                 identity=identity or socket.gethostname(),
                 kubeconfig=kubeconfig or os.environ.get("KUBECONFIG", ""),
                 tls=(tls_cert, tls_key, tls_ca) if tls_ca is not None else None,
                 own_quorum=read_own_quorum(own_quorum) if own_quorum is not None else None,
                 **settings,
-            )
+            ),
+            webhook,
         )
     )
 
@@ -98,7 +114,50 @@ def _quorum(text: str) -> tuple[str, tuple[str, ...]]:
     return name, tuple(str(endpoint) for endpoint in parse_endpoints(endpoints))
 
 
-async def _serve(settings: Any) -> None:
+class _Webhook(NamedTuple):
+    listen: str
+    cert: Path | None
+    key: Path | None
+    image: str
+    pull_policy: str
+
+    async def start(self, manager: Any) -> Any:
+        """Serve the webhook of a manager; None where none is wanted.
+
+        Raises:
+            ConfigError: Its certificate or its address cannot be used.
+        """
+        from leaderlease.controller.certificates import Certificate
+        from leaderlease.controller.targets import targets
+        from leaderlease.controller.webhook import Webhook, WebhookSettings
+
+        if not self.listen:
+            return None
+        host, _, port = self.listen.rpartition(":")
+        if not port.isdigit():
+            raise ConfigError(f"--webhook-listen {self.listen!r}: write host:port")
+        if self.cert is None or self.key is None:
+            missing = "--webhook-cert" if self.cert is None else "--webhook-key"
+            raise ConfigError(f"{missing} is missing: the API server calls webhooks by TLS only")
+        settings = manager.settings
+        webhook = Webhook(
+            WebhookSettings(
+                image=self.image,
+                pull_policy=self.pull_policy,
+                audience=settings.audience,
+                ca=settings.tls[2] if settings.tls is not None else None,
+                namespace=settings.namespace,
+            ),
+            Certificate(self.cert, self.key),
+            targets(manager),
+            lambda result: manager.metrics.injections.labels(result).inc(),
+        )
+        await webhook.start(host.strip("[]"), int(port))
+        manager.more_checks["webhook"] = webhook.certificate.check
+        return webhook
+
+
+async def _serve(settings: Any, injecting: _Webhook) -> None:
     from leaderlease.controller.api import load_configuration
     from leaderlease.controller.manager import Manager
     from leaderlease.controller.web import Web
@@ -109,14 +168,18 @@ async def _serve(settings: Any) -> None:
         loop.add_signal_handler(number, stop.set)
     manager = Manager(settings, await load_configuration(settings.kubeconfig, settings.context))
     web = Web(manager) if settings.listen_http else None
+    webhook = None
     try:
         if web is not None:
             host, _, port = settings.listen_http.rpartition(":")
             if not port.isdigit():
                 raise ConfigError(f"--listen-http {settings.listen_http!r}: write host:port")
             await web.start(host.strip("[]"), int(port))
+        webhook = await injecting.start(manager)
         await manager.run(stop)
     finally:
+        if webhook is not None:
+            await webhook.stop()
         if web is not None:
             await web.stop()
     logging.getLogger("leaderlease.operator").info("stopped")

@@ -79,6 +79,10 @@ class Cache:
         """Return the pods of a namespace that we know."""
         return list(self._pods.get(namespace, {}).values())
 
+    def all_pods(self) -> list[Pod]:
+        """Return all pods that we know."""
+        return [pod for pods in self._pods.values() for pod in pods.values()]
+
     def pod(self, namespace: str, name: str) -> Pod | None:
         """Return a pod by its name."""
         return self._pods.get(namespace, {}).get(name)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from leaderlease.controller.handlers import Watcher
 from leaderlease.controller.keys import hand_over_keys
 from leaderlease.controller.leadership import Leadership
 from leaderlease.controller.metrics import Metrics
+from leaderlease.controller.missed import GRACE_S, Missed
 from leaderlease.controller.observe import Observer, now_text
 from leaderlease.controller.own_quorum import find_owner_uid, plan_own_quorum
 from leaderlease.controller.plan import plan, plan_gone
@@ -61,7 +62,7 @@ KEYS_EVERY_S: Final = 60.0
 logger = logging.getLogger("leaderlease.operator")
 
 QueueKey = tuple[str, str, str]
-"""(``lease`` or ``quorum``, namespace, name)."""
+"""(``lease``, ``quorum`` or ``pod``, namespace, name)."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,6 +81,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         kubeconfig: Path; empty takes the pod's own configuration, else ``~/.kube/config``.
         tls: Paths of certificate, key and CA towards the nodes; None for plain TCP.
         own_quorum: A LeaderQuorum that is applied where it is missing or different; None applies none.
+        is_injecting: The webhook is served, so a labelled pod without a sidecar was missed.
     """
 
     quorums: dict[str, tuple[str, ...]]
@@ -95,6 +97,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     context: str = ""
     tls: tuple[Path | None, Path | None, Path] | None = None
     own_quorum: Json | None = None
+    is_injecting: bool = False
 
 
 class Manager:
@@ -123,6 +126,11 @@ class Manager:
             settings.identity,
         )
         self._resync = asyncio.Event()
+        self._missed = Missed(
+            *(self.cache, self._apply), is_injecting=settings.is_injecting, own_namespace=settings.namespace
+        )
+        self.more_checks: dict[str, Callable[[], str]] = {}
+        """What else ``/readyz`` asks: name -> returns ``ok``, or what is missing."""
         self._was_away = False
         self._gap_at = self._started_at = float("-inf")
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -186,6 +194,8 @@ class Manager:
             self.cache.remove(kind, metadata.get("namespace", ""), metadata["name"], int(metadata["resourceVersion"]))
             return
         self.cache.put(kind, body)
+        if kind is POD:
+            self._on_pod(metadata["namespace"], metadata["name"])
 
     def _suspect_gap(self) -> None:
         """List everything some times: a watch began anew, or the API server was away."""
@@ -201,6 +211,11 @@ class Manager:
             if not self.api.is_reachable:
                 with contextlib.suppress(ApiError):
                     await self.api.request("GET", "list", LEADER_QUORUM, LEADER_QUORUM.path(), query=[("limit", "1")])
+
+    def _on_pod(self, namespace: str, name: str) -> None:
+        pod = self.cache.pod(namespace, name)
+        if pod is not None and pod.sidecar != "off":
+            self.queue.add_later(("pod", namespace, name), GRACE_S)
 
     def _on_lease(self, key: Key) -> None:
         self.queue.add(("lease", *key))
@@ -310,6 +325,8 @@ class Manager:
     def _add_all(self) -> None:
         for namespace, name in self.cache.keys(LEADER_LEASE):
             self.queue.add(("lease", namespace, name))
+        for pod in self.cache.all_pods():
+            self._on_pod(pod.namespace, pod.name)
         for _, name in self.cache.keys(LEADER_QUORUM):
             self.queue.add(("quorum", "", name))
         if self.settings.own_quorum is not None:
@@ -341,6 +358,8 @@ class Manager:
         try:
             if kind == "quorum":
                 await self._look_at_quorum(name)
+            elif kind == "pod":
+                await self._missed.look(namespace, name, now_text())
             else:
                 pause_s = await self._look_at_lease((namespace, name))
                 result = "ok" if pause_s is None else "again"
@@ -407,6 +426,8 @@ class Manager:
     async def _look_at_gone(self, key: Key) -> None:
         namespace, name = key
         pods = tuple(pod for pod in self.cache.pods(namespace) if name in pod.injected)
+        for pod in pods:
+            self._on_pod(namespace, pod.name)
         for link in list(self.links.values()):
             actions = plan_gone(
                 link.name, f"{namespace}/{name}", (link.declared or {}).get(f"{namespace}/{name}"), pods
@@ -442,6 +463,7 @@ class Manager:
             "objects": "ok" if self.is_synced else "not listed yet",
             "watches": "ok" if self.watcher.is_alive else "kopf does not run",
             "quorum": missing or ("ok" if link is not None and link.client is not None else "not connected"),
+            **{name: check() for name, check in self.more_checks.items()},
         }
 
     def notes(self) -> dict[str, str]:

@@ -34,6 +34,10 @@ class Metrics:
         self.requests = Counter(
             "leaderlease_api_requests", "Requests to the API server.", ["verb", "kind", "code"], registry=self.registry
         )
+        self.injections = Counter(
+            "leaderlease_injections", "Pods that the webhook was asked about, by result.", ["result"],
+            registry=self.registry,
+        )  # fmt: skip
         self.watched = Counter(
             "leaderlease_reconcile_watch_events", "Events that watches delivered.", ["kind"], registry=self.registry
         )

@@ -1,5 +1,6 @@
 """Our resources as the API server hands them out, and the names that we use in Kubernetes."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -20,7 +21,14 @@ LABEL_LEASE: Final = f"{GROUP}/lease"
 """On every object that belongs to a LeaderLease: its name."""
 LABEL_ROLE: Final = f"{GROUP}/role"
 LABEL_INJECT: Final = f"{GROUP}/inject"
-"""On a pod: the lease that its sidecar campaigns for; several are separated by dots."""
+"""On a pod: the lease that its sidecar campaigns for; several are separated by dots. ``false`` wants no sidecar."""
+ANNOTATION_LEASES: Final = f"{GROUP}/lease"
+"""On a pod: further leases of its sidecar, separated by commas, for a label has 63 characters."""
+ANNOTATION_STATUS: Final = f"{GROUP}/status"
+INJECTED: Final = "injected"
+ANNOTATION_HOST_NETWORK: Final = f"{GROUP}/host-network"
+SIDECAR: Final = "leaderlease"
+"""Name of the sidecar's container."""
 LABEL_MANAGED: Final = "app.kubernetes.io/managed-by"
 ANNOTATION_HINT: Final = f"{GROUP}/hint"
 HINT: Final = (
@@ -73,6 +81,8 @@ class Pod(msgspec.Struct, frozen=True):
 
     Attributes:
         is_over: It runs no more and never will: succeeded or failed.
+        injected: The leases that its sidecar campaigns for, as its label and annotation say.
+        sidecar: From :func:`sidecar_state`.
     """
 
     namespace: str
@@ -85,16 +95,37 @@ class Pod(msgspec.Struct, frozen=True):
     is_terminating: bool
     is_over: bool
     version: str = ""
+    injected: frozenset[str] = frozenset()
+    sidecar: str = "off"
 
     @property
     def role(self) -> str:
         """Its role label; empty without one."""
         return self.labels.get(LABEL_ROLE, "")
 
-    @property
-    def injected(self) -> frozenset[str]:
-        """The leases that its sidecar campaigns for, as its label says."""
-        return frozenset(part for part in self.labels.get(LABEL_INJECT, "").split(".") if part)
+
+def lease_names(metadata: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the leases that a pod names, unchecked: those of the label, then those of the annotation."""
+    label = (metadata.get("labels") or {}).get(LABEL_INJECT, "")
+    more = (metadata.get("annotations") or {}).get(ANNOTATION_LEASES, "")
+    found = [*(label.split(".") if label != "false" else ()), *re.split(r"[,\s]+", more)]
+    return tuple(dict.fromkeys(name for name in found if name))
+
+
+def sidecar_state(pod: Mapping[str, Any]) -> str:
+    """Return ``injected``, ``own`` (it brings a container of our name), ``off``, ``host network`` or ``wanted``."""
+    metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
+    annotations = metadata.get("annotations") or {}
+    if annotations.get(ANNOTATION_STATUS) == INJECTED:
+        return "injected"
+    containers = [*(spec.get("initContainers") or ()), *(spec.get("containers") or ())]
+    if any(container.get("name") == SIDECAR for container in containers):
+        return "own"
+    if (metadata.get("labels") or {}).get(LABEL_INJECT, "false") == "false":
+        return "off"
+    if spec.get("hostNetwork") and annotations.get(ANNOTATION_HOST_NETWORK) != "true":
+        return "host network"
+    return "wanted"
 
 
 def pod_of(body: Mapping[str, Any]) -> Pod:
@@ -112,6 +143,8 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         is_terminating="deletionTimestamp" in metadata,
         is_over=status.get("phase") in ("Succeeded", "Failed"),
         version=metadata.get("resourceVersion", ""),
+        injected=frozenset(lease_names(metadata)),
+        sidecar=sidecar_state(body),
     )
 
 
