@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "status": "leaderlease.cli.status",
     "node": "leaderlease.cli.node",
     "operator": "leaderlease.cli.operator",
+    "certificates": "leaderlease.cli.certificates",
     "bench": "leaderlease.cli.bench",
     "run": "leaderlease.cli.run",
     "sidecar": "leaderlease.cli.sidecar",
@@ -47,7 +48,7 @@ SECTIONS: Final = {
     "Try it": ("demo", "dev"),
     "Work under a lease": ("run", "sidecar", "get", "verify"),
     "Operate": ("status", "declare", "withdraw", "transfer", "release"),
-    "Run a quorum": ("node", "operator", "bench"),
+    "Run a quorum": ("node", "operator", "certificates", "bench"),
 }
 """Sections of the help, in order; commands that are in none of them come last."""
 
