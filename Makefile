@@ -75,6 +75,10 @@ format: $(DEV) ## Rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: manifests
+manifests: $(DEV) ## Render manifests/, the chart's schema and copies, and the table in docs/chart.md (needs helm)
+	$(BIN)/python charts/render.py
+
 .PHONY: wheel
 wheel: $(DEV) ## Build sdist and wheel, install the wheel in a clean environment and run it
 	rm -rf dist build/wheel-venv
