@@ -36,6 +36,7 @@ COMMANDS: Final = {
     "status": "leaderlease.cli.status",
     "node": "leaderlease.cli.node",
     "operator": "leaderlease.cli.operator",
+    "inject": "leaderlease.cli.inject",
     "certificates": "leaderlease.cli.certificates",
     "bench": "leaderlease.cli.bench",
     "run": "leaderlease.cli.run",
@@ -46,7 +47,7 @@ COMMANDS: Final = {
 """Command -> the module that holds it as an attribute of the same name."""
 SECTIONS: Final = {
     "Try it": ("demo", "dev"),
-    "Work under a lease": ("run", "sidecar", "get", "verify"),
+    "Work under a lease": ("run", "sidecar", "inject", "get", "verify"),
     "Operate": ("status", "declare", "withdraw", "transfer", "release"),
     "Run a quorum": ("node", "operator", "certificates", "bench"),
 }

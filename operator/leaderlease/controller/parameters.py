@@ -71,6 +71,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
         run_as_user: None leaves it to the pod and the image.
         with_host_network: Inject even if the pod uses its host's network.
         token_seconds: How long a token lasts.
+        resources: Requests and limits.
     """
 
     leases: tuple[str, ...]
@@ -83,7 +84,7 @@ class Parameters(msgspec.Struct, frozen=True, kw_only=True):
     run_as_user: int | None = 65_532
     with_host_network: bool = False
     token_seconds: int = TOKEN_SECONDS
-    resources: Json = DEFAULT_RESOURCES
+    resources: Json
 
 
 def is_label(name: str) -> bool:
