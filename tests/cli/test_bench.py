@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from leaderlease.cli.bench import ROWS, Row
-from leaderlease.cli.measure import SCENARIOS, quantile
+from leaderlease.cli.load_raw import quantile
+from leaderlease.cli.measure import SCENARIOS
 
 
 def _bench(*arguments: str) -> "subprocess.CompletedProcess[str]":

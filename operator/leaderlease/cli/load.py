@@ -31,9 +31,9 @@ async def acquire(endpoints: Sequence[str], prefix: str, count: int) -> dict[str
             started = time.perf_counter()
             lease = await client.acquire(f"bench/{prefix}", "bench", duration="60s")
             if i >= 0:
-                latencies.append(1000 * (time.perf_counter() - started))
+                latencies.append(time.perf_counter() - started)
             await lease.release()
-    return {"latencies_ms": latencies}
+    return load_raw.summary(latencies)
 
 
 async def prepared(endpoints: Sequence[str], prefix: str, count: int) -> dict[str, Any]:
@@ -46,11 +46,11 @@ async def prepared(endpoints: Sequence[str], prefix: str, count: int) -> dict[st
                 started = time.perf_counter()
                 leases.append(await client.acquire(f"bench/{prefix}-{i}", "bench", duration="60s"))
                 if turn:
-                    latencies.append(1000 * (time.perf_counter() - started))
+                    latencies.append(time.perf_counter() - started)
             for lease in leases:
                 await lease.release()
             await asyncio.sleep(PREPARED_PAUSE_S)
-    return {"latencies_ms": latencies}
+    return load_raw.summary(latencies)
 
 
 async def handover(endpoints: Sequence[str], prefix: str, count: int) -> dict[str, Any]:
@@ -65,9 +65,9 @@ async def handover(endpoints: Sequence[str], prefix: str, count: int) -> dict[st
             await asyncio.sleep(0.02)
             started = time.perf_counter()
             _, (lease, granted) = await asyncio.gather(lease.release(), _stamped(waiting))
-            latencies.append(1000 * (granted - started))
+            latencies.append(granted - started)
         await lease.release()
-    return {"latencies_ms": latencies}
+    return load_raw.summary(latencies)
 
 
 async def _stamped(task: "asyncio.Task[Lease]") -> tuple[Lease, float]:

@@ -114,6 +114,17 @@ class RawSession(asyncio.Protocol):
             self._transport.close()
 
 
+def quantile(values: Sequence[float], share: float) -> float:
+    """Return the smallest value that at least this share of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+
+
+def summary(latencies_s: Sequence[float]) -> dict[str, float]:
+    """Return ``p50_ms`` and ``p99_ms`` of some durations in seconds."""
+    return {"p50_ms": 1000 * quantile(latencies_s, 0.5), "p99_ms": 1000 * quantile(latencies_s, 0.99)}
+
+
 def holder_named(name: str) -> Holder:
     """Return a holder with a nonce of its own."""
     return Holder(name, "", secrets.token_hex(16))
@@ -188,8 +199,8 @@ class _Cycler:
 async def cycles(endpoints: Sequence[str], prefix: str, clients: int, seconds: float) -> dict[str, Any]:
     """Acquire and release in closed loops, every client on a connection and a lease of its own.
 
-    Returns: ``per_second`` and all ``cycles``, ``cpu_s`` of this process for them, ``latencies_ms`` of the acquires,
-    ``failures``.
+    Returns: ``per_second`` and all ``cycles``, ``cpu_s`` of this process for them, ``p50_ms`` and ``p99_ms`` of the
+    acquires, ``failures``.
     """
     latencies: list[float] = []
     sessions = [await RawSession.connect(endpoints[i % len(endpoints)]) for i in range(clients)]
@@ -214,7 +225,7 @@ async def cycles(endpoints: Sequence[str], prefix: str, clients: int, seconds: f
         "per_second": count / elapsed,
         "cycles": count,
         "cpu_s": cpu_s,
-        "latencies_ms": [1000 * latency for latency in latencies],
+        **summary(latencies),
         "failures": failures,
     }
 
@@ -259,8 +270,8 @@ async def renewals(
         seconds: How long, each of the two.
         pace: Leases a second over all sessions, of the second part.
 
-    Returns: ``per_second`` leases and ``renewed`` in all of the first part; ``latencies_ms`` of the keepalives of the
-    second; ``failures`` of both.
+    Returns: ``per_second`` leases and ``renewed`` in all of the first part; ``p50_ms`` and ``p99_ms`` of the
+    keepalives of the second; ``failures`` of both.
     """
     raw = [await RawSession.connect(endpoints[i % len(endpoints)]) for i in range(sessions)]
     for i, session in enumerate(raw):
@@ -293,7 +304,7 @@ async def renewals(
     return {
         "per_second": renewed / elapsed,
         "renewed": renewed,
-        "latencies_ms": [1000 * latency for keeper in keepers for latency in keeper.latencies],
+        **summary([latency for keeper in keepers for latency in keeper.latencies]),
         "failures": sum(keeper.failures for keeper in keepers),
     }
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 import msgspec
 
+from leaderlease.cli.load_raw import quantile
 from leaderlease.cli.local import LocalNode, LocalQuorum
 from leaderlease.errors import QuorumUnavailable
 
@@ -185,13 +186,13 @@ class Bench:
 def acquire(bench: Bench) -> dict[str, float]:
     """One client that acquires and releases a lease, both phases each time."""
     result = bench.run("acquire", prefix=fresh("acquire"), count=bench.sizes.acquires)
-    return {"p50": quantile(result["latencies_ms"], 0.5), "p99": quantile(result["latencies_ms"], 0.99)}
+    return {"p50": result["p50_ms"], "p99": result["p99_ms"]}
 
 
 def prepared(bench: Bench) -> dict[str, float]:
     """One client that acquires leases whose vacancy its node has prepared."""
     result = bench.run("prepared", prefix=fresh("prepared"), count=bench.sizes.acquires)
-    return {"p50": quantile(result["latencies_ms"], 0.5), "p99": quantile(result["latencies_ms"], 0.99)}
+    return {"p50": result["p50_ms"], "p99": result["p99_ms"]}
 
 
 def cycles(bench: Bench) -> dict[str, float]:
@@ -204,11 +205,10 @@ def cycles(bench: Bench) -> dict[str, float]:
     load.wait_for("done")
     spent = cpu_seconds(bench.nodes) - before
     result = load.result()
-    latencies = result["latencies_ms"]
     measured = {
         "per_second": result["per_second"],
-        "p50": quantile(latencies, 0.5),
-        "p99": quantile(latencies, 0.99),
+        "p50": result["p50_ms"],
+        "p99": result["p99_ms"],
         "failures": result["failures"],
         "load_cpu_s_per_1000": 1000 * result["cpu_s"] / max(1, result["cycles"]),
     }
@@ -229,7 +229,7 @@ def renewals(bench: Bench) -> dict[str, float]:
     result = load.result()
     measured = {
         "per_second": result["per_second"],
-        "half_p99": quantile(result["latencies_ms"], 0.99),
+        "half_p99": result["p99_ms"],
         "failures": result["failures"],
     }
     if bench.nodes:
@@ -274,7 +274,7 @@ def _crash_wave(bench: Bench, prefix: str, count: int) -> list[float]:
 def release(bench: Bench) -> dict[str, float]:
     """From one holder's release to the start of a candidate that waits at another node."""
     result = bench.run("handover", prefix=fresh("release"), count=bench.sizes.handovers)
-    return {"p50": quantile(result["latencies_ms"], 0.5), "p99": quantile(result["latencies_ms"], 0.99)}
+    return {"p50": result["p50_ms"], "p99": result["p99_ms"]}
 
 
 def node_kill(bench: Bench) -> dict[str, float]:
@@ -364,12 +364,6 @@ LOCAL_ONLY: Final = frozenset({"capacity", "idle", "node-kill"})
 def fresh(kind: str) -> str:
     """Return a prefix of lease names that nobody has used."""
     return f"{kind}-{uuid.uuid4().hex[:8]}"
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Return the smallest value that at least this share of them does not exceed."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
 
 
 def cpu_seconds(nodes: Sequence[LocalNode]) -> float:
