@@ -141,7 +141,7 @@ class Driver:
 
     def broadcast(self, message: Any) -> None:
         """Send to every other member."""
-        for member in self.quorum.members:
+        for member in self.quorum.ordered:
             if member != self.member:
                 self.ports.send(member, message)
 
@@ -157,6 +157,8 @@ class Driver:
     def peer_changed(self, member: str, is_up: bool) -> None:
         """Take note that a member can be asked, or no longer."""
         (self.connected.add if is_up else self.connected.discard)(member)
+        if not is_up:
+            self.stats.peer(member).disconnected()
         for call in self.on_peer_change:
             call(member, is_up)
 
@@ -234,7 +236,9 @@ class Driver:
         self.reply(origin, Pong(message.request, message.sent_us, self.ports.now_us()))
 
     def _on_pong(self, origin: str, message: Pong) -> None:
-        self.round_trip_ms[origin] = max(0, self.ports.now_us() - message.sent_us) / 1000
+        now_us = self.ports.now_us()
+        self.round_trip_ms[origin] = max(0, now_us - message.sent_us) / 1000
+        self.stats.peer(origin).answered(message.sent_us, now_us, message.clock_us)
 
     # --- proposer --------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ Rule 1: a scrape changes nothing and costs nothing between scrapes.
 Rule 2: series for single leases stop at ``LEASE_SERIES_MAX``; ``lease_series_dropped`` says how many have none.
 """
 
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate, islice
 from typing import Final
@@ -13,10 +14,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from leaderlease import __version__
+from leaderlease.node.driver import Driver
+from leaderlease.node.durations import Durations
 from leaderlease.node.homes import LEASE
 from leaderlease.node.node import Node
+from leaderlease.node.rotation import Rotation
 from leaderlease.node.sessions import Sessions
-from leaderlease.node.stats import Durations
+from leaderlease.paxos.acceptor import Register
 
 LEASE_SERIES_MAX: Final = 500
 PREFIX: Final = "leaderlease_"
@@ -41,7 +45,10 @@ class NodeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield every metric of this node."""
-        yield _gauge("build_info", "Which software runs.", [(1, {"version": __version__})])
+        info = {"version": __version__, "python": platform.python_version()}
+        yield _gauge("build_info", "Which software runs.", [(1, info)])
+        if self._node.rotation is not None:
+            yield from _certificates(self._node.rotation)
         sessions = self._node.sessions
         if sessions is None:
             return
@@ -94,32 +101,60 @@ def _quorum(node: Node, sessions: Sessions) -> Iterator[Metric]:
     yield _gauge("disk_stalled", "Whether the disk is too slow to propose for new holders.", driver.is_disk_stalled())
     is_caught_up = node.catchup is not None and node.catchup.is_caught_up()
     yield _gauge("caught_up", "Whether what others accepted was copied since the start.", int(is_caught_up))
-    peers = [m for m in driver.configuration.members if m.uuid != driver.member]
-    connected = [(int(m.uuid in healthy), {"peer": m.name}) for m in peers]
+    yield from _peers(driver)
+
+
+def _peers(driver: Driver) -> Iterator[Metric]:
+    peers = [({"peer": m.name}, m.uuid) for m in driver.configuration.members if m.uuid != driver.member]
+    connected = [(int(uuid in driver.connected), labels) for labels, uuid in peers]
     yield _gauge("peer_connected", "Whether a member can be asked.", connected)
-    trips = driver.round_trip_ms
-    round_trips = [(trips[m.uuid] / 1000, {"peer": m.name}) for m in peers if m.uuid in trips]
-    yield _gauge("peer_round_trip_seconds", "Latest round trip of a ping.", round_trips)
+    stats = [(driver.stats.peer(uuid), labels) for labels, uuid in peers]
+    lost = [(one.disconnects, labels) for one, labels in stats]
+    yield _counter("peer_disconnects", "Connections to a member that were lost.", lost)
+    if stats:
+        trips = [(one.round_trip_seconds, labels) for one, labels in stats]
+        yield _histogram("peer_round_trip_seconds", "Round trips of pings.", trips)
+    rates = [(rate, labels) for one, labels in stats if (rate := one.clock.error()) is not None]
+    text = "How much faster than this node's clock a member's runs, over the latest 10 minutes; none in the first."
+    yield _gauge("clock_rate_error_ppm", text, [(rate.ppm, labels) for rate, labels in rates])
+    text = "By how much clock_rate_error_ppm can be wrong."
+    yield _gauge("clock_rate_doubt_ppm", text, [(rate.doubt_ppm, labels) for rate, labels in rates])
+
+
+def _certificates(rotation: Rotation) -> Iterator[Metric]:
+    text = "When a certificate in use ends, in Unix seconds."
+    ends = [(at_s, {"kind": kind}) for kind, at_s in rotation.ends_s.items()]
+    yield _gauge("certificate_expiry_timestamp_seconds", text, ends)
+    text = "Whether the certificate files cannot be used as they are now; older ones are in use."
+    yield _gauge("certificate_refused", text, int(rotation.is_refused))
+    yield _counter("certificate_reloads", "Renewed certificates that were taken into use.", rotation.reloads)
 
 
 def _leases(sessions: Sessions) -> Iterator[Metric]:
     driver = sessions.driver
     now_ms = driver.ports.now_ms()
-    keys = [key for key, register in driver.acceptor.registers.items() if key.startswith(LEASE) and register.value]
-    held = sum(driver.acceptor.registers[key].is_live(now_ms) for key in keys)
-    yield _gauge(
-        "leases", "Leases that this node knows.", [(held, {"state": "held"}), (len(keys) - held, {"state": "vacant"})]
-    )
-    leaders, terms = [], []
-    for key in islice(keys, LEASE_SERIES_MAX):
-        register = driver.acceptor.registers[key]
+    waiting = {key: len(home.waiters) for key, home in sessions.leases.homes.items() if home.waiters}
+    known: list[tuple[str, Register]] = [
+        (key, register)
+        for key, register in driver.acceptor.registers.items()
+        if key.startswith(LEASE) and (register.value is not None or key in waiting)
+    ]
+    vacant = [key for key, register in known if not register.is_live(now_ms)]
+    states = [(len(known) - len(vacant), {"state": "held"}), (len(vacant), {"state": "vacant"})]
+    yield _gauge("leases", "Leases that this node knows.", states)
+    wanted = sum(key in waiting for key in vacant)
+    yield _gauge("leases_wanted", "Vacant leases for which candidates wait at this node.", wanted)
+    leaders, terms, candidates = [], [], []
+    for key, register in islice(known, LEASE_SERIES_MAX):
         namespace, _, name = key[len(LEASE) :].partition("/")
         labels = {"namespace": namespace, "lease": name}
         leaders.append((int(register.is_live(now_ms)), labels))
         terms.append((register.value.term if register.value is not None else 0, labels))
+        candidates.append((waiting.get(key, 0), labels))
     yield _gauge("has_leader", "Whether somebody holds the lease, as this node sees it.", leaders)
     yield _gauge("term", "Fencing token of the latest holder.", terms)
-    dropped = max(0, len(keys) - LEASE_SERIES_MAX)
+    yield _gauge("candidates_waiting", "Candidates of the lease that wait at this node.", candidates)
+    dropped = max(0, len(known) - LEASE_SERIES_MAX)
     yield _gauge("lease_series_dropped", f"Leases above the {LEASE_SERIES_MAX} that have series.", dropped)
 
 

@@ -67,6 +67,7 @@ class Node:
         self.peers: Peers | None = None
         self.catchup: CatchUp | None = None
         self.server: Server | None = None
+        self.rotation: Rotation | None = None
         self._configuration: Configuration | None = None
         self._listening: list[asyncio.Server] = []
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -195,8 +196,8 @@ class Node:
         self._peer_tls = tls.server_context(*files, require_client=True)
         self._client_tls = tls.server_context(*files, require_client=config.tls_client_auth)
         self._dial_tls = tls.client_context(*files)
-        rotation = Rotation(files, (self._peer_tls, self._client_tls, self._dial_tls))
-        self._rotating = asyncio.get_running_loop().create_task(rotation.run())
+        self.rotation = Rotation(files, (self._peer_tls, self._client_tls, self._dial_tls))
+        self._rotating = asyncio.get_running_loop().create_task(self.rotation.run())
 
     async def _bootstrap(self) -> Configuration:
         assert self.storage is not None

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from leaderlease.errors import ConfigError
+from leaderlease.node import certificates
 from leaderlease.wire import tls
 
 PERIOD_S: Final = 5.0
@@ -26,6 +27,11 @@ class Rotation:
     Args:
         files: Certificate, key and authority.
         contexts: All that were made of them.
+
+    Attributes:
+        reloads: How often renewed files were taken.
+        is_refused: The files as they are now cannot be used; older ones are.
+        ends_s: When the certificates in use end, in Unix seconds, by kind.
     """
 
     def __init__(self, files: tuple[Path, Path, Path], contexts: Sequence[ssl.SSLContext]) -> None:
@@ -33,6 +39,8 @@ class Rotation:
         self._contexts = tuple(contexts)
         self._seen = self._stamp()
         self.reloads = 0
+        self.is_refused = False
+        self.ends_s = certificates.ends_s(files[0], files[2])
 
     async def run(self) -> None:
         """Look until cancelled."""
@@ -51,8 +59,11 @@ class Rotation:
                 tls.reload(context, *self._files)
         except ConfigError as error:
             logger.error("renewed certificates cannot be used, the old ones stay: %s", error)
+            self.is_refused = True
             return False
         self.reloads += 1
+        self.is_refused = False
+        self.ends_s = certificates.ends_s(self._files[0], self._files[2])
         logger.info("renewed certificates are in use for new connections")
         return True
 

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def render(
     codes = (({"code": str(code)}, count) for code, count in sorted(responses.items()))
     add("http_responses_total", "counter", text, codes)
     add("event_streams", "gauge", "Open streams of events.", [({}, streams)])
-    add("build_info", "gauge", "The version of this program.", [({"version": __version__}, 1.0)])
+    info = {"version": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
+    add("build_info", "gauge", "The version of this program.", [(info, 1.0)])
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu = usage.ru_utime + usage.ru_stime
     lines.extend(_family("process_cpu_seconds_total", "counter", "CPU time of this process.", [({}, cpu)]))
