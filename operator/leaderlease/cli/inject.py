@@ -106,11 +106,10 @@ def inject(
     )
     if lease and not is_label(lease):
         raise ConfigError(f"--lease {lease!r}: is no name of a LeaderLease, for example billing")
-    text, found = _read(filename), []
-    for document in _documents(text):
-        written, names = _inject_document(document, injection, lease, namespace)
-        found += names
-        sys.stdout.write(written)
+    done = [_inject_document(text, injection, lease, namespace) for text in _documents(_read(filename))]
+    # Only now: a stream that is refused must not be applied by halves.
+    sys.stdout.write("".join(text for text, _ in done))
+    found = [name for _, names in done for name in names]
     for name in found:
         click.echo(f"leaderlease: injected: {name}", err=True)
     if not found:
