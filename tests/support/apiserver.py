@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -178,7 +179,12 @@ class ApiServer:
         assert path is not None, f"{name} is neither in ${ASSETS_VARIABLE} nor on PATH"
         with (self.home / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(
-                [path, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                [path, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=die_with_parent,
             )
 
     def _end(self, name: str) -> None:
@@ -231,6 +237,15 @@ class ApiServer:
         }
         path.write_text(json.dumps(config))
         return path
+
+
+def die_with_parent() -> None:
+    """Have the kernel end this process with the one that started it, however that ends; for ``preexec_fn``."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
 
 
 def _free_ports(count: int) -> list[int]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from support.apiserver import ApiServer
+from support.apiserver import ApiServer, die_with_parent
 
 POLL_S = 0.05
 READS = ("get", "list", "watch")
@@ -45,7 +45,12 @@ class Replica:
         ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, "KUBECONFIG": ""}
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "KUBECONFIG": ""},
+                preexec_fn=die_with_parent,
             )
 
     def http(self, path: str) -> str:
