@@ -173,7 +173,8 @@ def pod(label: str | None = "billing", **annotations: str) -> dict[str, Any]:
             "labels": {"app": "billing", **({"leaderlease.dev/inject": label} if label is not None else {})},
             "annotations": {f"leaderlease.dev/{key.replace('_', '-')}": text for key, text in annotations.items()},
         },
-        "spec": {"containers": [app]},
+        # The API servers of these tests fill in no service account.
+        "spec": {"serviceAccountName": "default", "containers": [app]},
     }
 
 
