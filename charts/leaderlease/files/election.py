@@ -9,8 +9,11 @@ from leaderlease.errors import LeaderLeaseError
 DEADLINE_S = 90
 
 
+def token():
+    return Path("/var/run/secrets/leaderlease/token").read_text().strip()
+
+
 async def elect(name):
-    token = Path("/var/run/secrets/leaderlease/token").read_text().strip()
     tls = (None, None, "/etc/leaderlease/tls/ca.crt")
     uid = os.environ["POD_UID"]
     async with leaderlease.connect(tls=tls, token=token, pod_uid=uid, name="helm-test", wait=60.0) as client:
