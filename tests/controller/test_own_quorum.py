@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from leaderlease.controller.actions import Apply
-from leaderlease.controller.own_quorum import plan_own_quorum, read_own_quorum
+from leaderlease.controller.own_quorum import LABEL_OPERATOR, is_of_another, plan_own_quorum, read_own_quorum
 from leaderlease.controller.resource import Json
 from leaderlease.errors import ConfigError
 
@@ -37,6 +37,15 @@ def test_a_quorum_that_says_something_else_is_applied() -> None:
     """The installation is the source of its LeaderQuorum."""
     found = {**WANTED, "spec": {**WANTED["spec"], "replicas": 5}}
     assert len(plan_own_quorum(WANTED, found, "u-1")) == 1
+
+
+def test_a_quorum_of_another_installation_is_left_alone() -> None:
+    """Two operators would fight over one status; without the label a LeaderQuorum is everybody's."""
+    labelled = {"metadata": {"name": "second", "labels": {LABEL_OPERATOR: "second"}}}
+    assert is_of_another(labelled, "leaderlease-system")
+    assert not is_of_another(labelled, "second")
+    assert not is_of_another(WANTED, "leaderlease-system")
+    assert not is_of_another(None, "leaderlease-system")
 
 
 @pytest.mark.parametrize(

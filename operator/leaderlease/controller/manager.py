@@ -26,7 +26,7 @@ from leaderlease.controller.leadership import Leadership
 from leaderlease.controller.metrics import Metrics
 from leaderlease.controller.missed import GRACE_S, Missed
 from leaderlease.controller.observe import Observer, now_text
-from leaderlease.controller.own_quorum import find_owner_uid, plan_own_quorum
+from leaderlease.controller.own_quorum import find_owner_uid, is_of_another, plan_own_quorum
 from leaderlease.controller.plan import plan, plan_gone
 from leaderlease.controller.queue import Queue
 from leaderlease.controller.quorum_plan import plan_quorum
@@ -272,7 +272,8 @@ class Manager:
         if name in self.settings.quorums:
             return
         body = self.cache.get(LEADER_QUORUM, "", name)
-        endpoints = quorum_spec(body).endpoints if body is not None else ()
+        is_ours = body is not None and not is_of_another(body, self.settings.namespace)
+        endpoints = quorum_spec(body).endpoints if body is not None and is_ours else ()
         link = self.links.get(name)
         if link is not None and link.endpoints != endpoints:
             del self.links[name]
@@ -406,6 +407,8 @@ class Manager:
             declared = (link.declared or {}).get(name)
             if link.name != entry.spec.quorum and declared is not None and declared.source == SOURCE:
                 await self._apply(plan_gone(link.name, name, declared, ()))
+        if is_of_another(self.cache.get(LEADER_QUORUM, "", entry.spec.quorum), self.settings.namespace):
+            return None
         error, pause_s = "", None
         for _ in range(PASSES_MAX):
             entry = self.cache.lease(key)

@@ -3,6 +3,8 @@ the resource's definition can hold an object of it.
 
 Rule 1: it is applied when it is missing or says something else, and never otherwise.
 Rule 2: it is owned by the operator's ClusterRole, so that it goes when the installation is removed.
+Rule 3: a LeaderQuorum that is labelled with another operator's namespace is that operator's, and so are its leases:
+        two installations leave each other alone.
 """
 
 from pathlib import Path
@@ -16,6 +18,8 @@ from leaderlease.controller.resource import API_VERSION, LEADER_QUORUM, Json, Ki
 from leaderlease.errors import ConfigError, LeaderLeaseError
 
 CLUSTER_ROLE: Final = Kind("ClusterRole", "rbac.authorization.k8s.io", "v1", "clusterroles", is_namespaced=False)
+LABEL_OPERATOR: Final = "leaderlease.dev/operator"
+"""On a LeaderQuorum: the namespace of the operator that is responsible."""
 BYTES_MAX: Final = 64 << 10
 """Of the file."""
 
@@ -46,6 +50,12 @@ def read_own_quorum(path: Path) -> Json:
     return body
 
 
+def is_of_another(quorum: Json | None, namespace: str) -> bool:
+    """Tell whether another operator than the one of this namespace is responsible (rule 3)."""
+    labels = (quorum or {}).get("metadata", {}).get("labels") or {}
+    return bool(labels.get(LABEL_OPERATOR, namespace) != namespace)
+
+
 def plan_own_quorum(wanted: Json, found: Json | None, owner_uid: str) -> list[Action]:
     """Return what should be done so that the LeaderQuorum is as wanted (rule 1). Pure.
 
@@ -54,7 +64,12 @@ def plan_own_quorum(wanted: Json, found: Json | None, owner_uid: str) -> list[Ac
         found: What there is.
         owner_uid: Of the object that its only owner reference names; empty where it names none.
     """
-    if found is not None and covers(found.get("spec"), wanted["spec"]):
+    labels = wanted["metadata"].get("labels") or {}
+    if (
+        found is not None
+        and covers(found.get("spec"), wanted["spec"])
+        and covers(found["metadata"].get("labels") or {}, labels)
+    ):
         return []
     body = {**wanted, "metadata": {**wanted["metadata"]}}
     owners = [{**owner, "uid": owner_uid} for owner in wanted["metadata"].get("ownerReferences") or () if owner_uid]
