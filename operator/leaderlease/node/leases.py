@@ -379,6 +379,9 @@ class Leases:
 
     def wake_in(self, home: Home, delay_ms: float) -> None:
         """Look at this lease again after ``delay_ms``; one timer a lease, the last call counts."""
+        if self.homes.setdefault(home.key, home) is not home:
+            # Forgotten as idle a moment ago, and kept anew since: two would run two attempts (rule 3).
+            return
         if home.timer is not None:
             home.timer.cancel()
         home.timer = self._driver.ports.call_later(delay_ms, lambda: self._woken(home))

@@ -31,6 +31,8 @@ BACKOFF_MAX_S: Final = 2.0
 """Bounds of the pause before a peer is dialled again; doubles with each failure, and is spread by half."""
 BOOTSTRAPPING: Final = "it is still being bootstrapped"
 """Why a member is not connected yet that has not made the configuration durable that this one has."""
+QUARANTINED: Final = 1 << 62
+"""Life that is remembered of a member whose disk lied once: no later one of its own reaches it (rule 1)."""
 INBOUND_MAX: Final = 64
 """Connections that other members may hold open here."""
 
@@ -82,14 +84,26 @@ class Directory:
 
     def _history_refusal(self, hello: Hello) -> str:
         incarnation, boot_nonce = self._lives.get(hello.member, (0, ""))
+        if incarnation == QUARANTINED:
+            return f"{hello.name} stays out: its disk was rolled back or copied before; replace the member"
         if hello.incarnation < incarnation:
+            self._quarantine(hello.member)
             return (
                 f"{hello.name} comes back with incarnation {hello.incarnation} after {incarnation}: its disk was "
                 "rolled back, and what it promised since is lost; replace the member"
             )
         if hello.incarnation == incarnation and hello.boot_nonce != boot_nonce:
-            return f"{hello.name} runs twice under incarnation {incarnation}: its disk was copied; stop one of them"
+            self._quarantine(hello.member)
+            return (
+                f"{hello.name} runs twice under incarnation {incarnation}: its disk was copied, or rolled back; stop it "
+                "and replace the member"
+            )
         return ""
+
+    def _quarantine(self, member: str) -> None:
+        """Remember it for good: each of its starts raises its incarnation, past all that was ever seen of it."""
+        self._lives[member] = (QUARANTINED, "")
+        self._storage.remember_peer(member, QUARANTINED, "", lambda: None)
 
     def remember(self, hello: Hello) -> None:
         """Remember this life of a peer, durably."""

@@ -74,7 +74,7 @@ class Reads:
         number, driver = self._next, self._driver
         read = self._reads[number] = Read(key, on_read)
         read.timer = driver.ports.call_later(READ_TIMEOUT_MS, lambda: self._finish(number))
-        for member in driver.quorum.members:
+        for member in driver.quorum.ordered:
             driver.send(member, Peek(driver.epoch, key, number))
 
     def _on_peeked(self, origin: str, message: Peeked) -> None:

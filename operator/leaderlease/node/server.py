@@ -35,13 +35,18 @@ class Server:
         self._sessions = sessions
         self._auth = auth
         self._hello = hello
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}
+        """In the order in which they were made."""
         self._is_leaving = False
         self.on_empty: Callable[[], None] = lambda: None
 
     def accept(self) -> Connection:
         """Make the protocol of one connection; for ``loop.create_server``."""
-        return Connection(asyncio.get_running_loop(), NODE, self, self._connections.add)
+        return Connection(asyncio.get_running_loop(), NODE, self, self.on_made)
+
+    def on_made(self, connection: Connection) -> None:
+        """Count a connection from the moment at which it stands."""
+        self._connections[connection] = None
 
     def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
         """Greet a client, or say why not."""
@@ -92,7 +97,7 @@ class Server:
 
     def on_closed(self, connection: Connection, reason: str) -> None:
         """End the session."""
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if connection.context is not None:
             self._sessions.close(connection.context)
             connection.context = None

@@ -1,0 +1,53 @@
+"""What the simulator found, as directed traces: each was a seed first (``tests/sim/seeds.py``)."""
+
+from leaderlease.node.peers import Directory
+from leaderlease.paxos.lease import Holder
+from leaderlease.storage.memory import MemoryDisk, MemoryStorage
+from leaderlease.wire.session import Done, Granted, Hello
+from support.nodes import Cluster
+
+ALICE, BOB = Holder("alice", "", "a" * 32), Holder("bob", "", "b" * 32)
+
+
+def test_an_acquire_right_after_a_durable_release_is_answered() -> None:
+    """What is planned for the vacancy belongs to a lease that was forgotten meanwhile: it displaces no attempt."""
+    cluster = Cluster()
+    alice, bob = cluster[1].client("alice"), cluster[1].client("bob")
+    alice.acquire(ALICE, duration_ms=None)
+    cluster.run(100)
+    alice.release(ALICE)
+    cluster.run()
+    assert alice.got(Done)
+    # Phase 1 in advance is planned for 25 ms later; then Bob's attempt is under way, for its answers are slow.
+    cluster.run(20)
+    cluster.holds = lambda source, target, message: source != "1"
+    bob.acquire(BOB, duration_ms=None)
+    cluster.run(10)
+    cluster.let_through()
+    cluster.run(100)
+    assert bob.got(Granted)
+
+
+def _directory(disk: MemoryDisk) -> tuple[Directory, MemoryStorage]:
+    cluster = Cluster()
+    storage = MemoryStorage(disk)
+    own = Hello("peer", 1, 1, cluster.configuration.cluster, "1", 1, "1/1", 1, "1")
+    return Directory(cluster.configuration, storage, lambda: own), storage
+
+
+def test_h24_h33_a_disk_that_went_back_once_is_refused_for_good() -> None:
+    """Each start raises its incarnation, so after some starts it would be above all that its peers remember."""
+    disk = MemoryDisk("1")
+    directory, storage = _directory(disk)
+    cluster = directory.configuration.cluster
+
+    def hello(incarnation: int, nonce: str) -> Hello:
+        return Hello("peer", 1, 1, cluster, "2", incarnation, nonce, 1, "2")
+
+    directory.remember(hello(5, "five"))
+    assert directory.refusal(hello(4, "four again"))
+    assert directory.refusal(hello(6, "six")), "it started twice more, and forgot what it promised in its life 5"
+    storage.flush()
+    storage.crash()
+    directory, _ = _directory(disk)
+    assert directory.refusal(hello(7, "seven")), "a restart of the peer that noticed changes nothing"

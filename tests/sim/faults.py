@@ -1,0 +1,293 @@
+"""What is done to a simulated quorum: one function for each kind of fault in ``plan.FAULTS``.
+
+Rule 1: every fault ends by itself, and all that goes on is ended by ``World.heal``; then the quorum must come back.
+Rule 2: of disks that lie, at most a minority: the protocol promises nothing for more (H24, H25).
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sim.actor import Actor
+from sim.engine import Process
+from sim.member import Node
+
+if TYPE_CHECKING:
+    from sim.world import World
+
+
+class Faults:
+    """Draws one fault after another."""
+
+    def __init__(self, world: "World") -> None:
+        self.world = world
+        self.engine = world.engine
+        self.chance = world.engine.random
+        self._undo: dict[int, Callable[[], None]] = {}
+        self._count = 0
+        self.is_over = False
+
+    def begin(self) -> None:
+        """Plan the first fault."""
+        if self.world.plan.faults:
+            self._plan()
+
+    def _plan(self) -> None:
+        pause_ms = self.chance.expovariate(1 / self.world.plan.fault_every_ms)
+        self.engine.later(pause_ms, self._next)
+
+    def _next(self) -> None:
+        if self.is_over:
+            return
+        kind = self.chance.choice(self.world.plan.faults)
+        self.world.counts[f"fault: {kind}"] += 1
+        getattr(self, f"_{kind}")()
+        self._plan()
+
+    def heal(self) -> None:
+        """End everything that goes on."""
+        self.is_over = True
+        for number in list(self._undo):
+            self._end(number)
+
+    def _for(self, duration_ms: float, undo: Callable[[], None]) -> None:
+        self._count += 1
+        number = self._count
+        self._undo[number] = undo
+        self.engine.later(duration_ms, lambda: self._end(number))
+
+    def _end(self, number: int) -> None:
+        undo = self._undo.pop(number, None)
+        if undo is not None:
+            undo()
+
+    # --- what is drawn -------------------------------------------------------------------------------------------
+
+    def _span_ms(self) -> float:
+        """Draw how long: mostly about a lease, sometimes a moment, sometimes for long."""
+        lease_ms = self.world.some_duration_ms()
+        return self.chance.choice([0.05, 0.3, 0.6, 1.0, 1.1, 1.5, 4.0]) * lease_ms * (0.8 + 0.4 * self.chance.random())
+
+    def _node(self) -> Node | None:
+        nodes = [node for node in self.world.nodes.values() if not node.process.is_dead]
+        return self.chance.choice(nodes) if nodes else None
+
+    def _client(self) -> Actor | None:
+        clients = [actor for actor in self.world.actors.values() if not actor.process.is_dead]
+        holders = [
+            actor for actor in clients if any(self.world.referee.believes(actor, c) for c in actor.campaigns.values())
+        ]
+        if holders and self.chance.random() < 0.6:
+            clients = holders
+        return self.chance.choice(clients) if clients else None
+
+    # --- nodes ---------------------------------------------------------------------------------------------------
+
+    def _kill(self) -> None:
+        if (node := self._node()) is not None:
+            node.die("killed")
+
+    def _kill_soon(self) -> None:
+        """Between two events of its own, perhaps in the middle of a broadcast."""
+        node = self._node()
+        if node is not None and node.process.on_countdown is None:
+            node.process.left = 1 + int(60 * self.chance.random() ** 2)
+            node.process.on_countdown = lambda: node.die("killed between two events")
+
+    def _power(self) -> None:
+        if (node := self._node()) is not None:
+            self.world.network.hosts_down.add(node.name)
+            node.die("its machine has lost power", is_silent=True)
+
+    def _outage(self) -> None:
+        if self.chance.random() < 0.5:
+            return self._kill()
+        self.world.counts["all nodes died at once"] += 1
+        for node in list(self.world.nodes.values()):
+            node.die("all machines have lost power", is_silent=True)
+        return None
+
+    def _rollout(self) -> None:
+        if self.world.is_rolling:
+            return
+        self.world.is_rolling = True
+        gap_ms = self._span_ms() + 3_000
+        names = list(self.world.nodes)
+        for position, name in enumerate(names):
+            self.engine.later(position * gap_ms, lambda name=name: self.world.nodes[name].leave())  # type: ignore[misc]
+        self.engine.later(len(names) * gap_ms, self._rolled)
+
+    def _rolled(self) -> None:
+        self.world.is_rolling = False
+
+    def _pause(self, process: Process, what: str) -> None:
+        if process.is_stopped or process.is_dead:
+            return
+        self.engine.say(process.name, what)
+        process.stop()
+        self._for(self._span_ms(), lambda: self._go_on(process))
+
+    def _go_on(self, process: Process) -> None:
+        self.engine.say(process.name, "goes on")
+        process.go_on()
+
+    def _suspend(self, process: Process) -> None:
+        clock = process.clock
+        if process.is_stopped or process.is_dead or clock.suspended_since is not None:
+            return
+        self.engine.say(process.name, "is suspended: CLOCK_MONOTONIC_RAW stands still")
+        clock.suspended_since = self.engine.now
+        process.stop()
+        self._for(self._span_ms(), lambda: self._wake(process))
+
+    def _wake(self, process: Process) -> None:
+        clock = process.clock
+        assert clock.suspended_since is not None
+        clock.suspended_ms += self.engine.now - clock.suspended_since
+        clock.suspended_since = None
+        self._go_on(process)
+
+    def _pause_node(self) -> None:
+        if (node := self._node()) is not None:
+            self._pause(node.process, "is stopped")
+
+    def _suspend_node(self) -> None:
+        if (node := self._node()) is not None:
+            self._suspend(node.process)
+
+    # --- network -------------------------------------------------------------------------------------------------
+
+    def _cut(self, pairs: list[tuple[str, str]], text: str, span_ms: float | None = None) -> None:
+        network = self.world.network
+        self.engine.say("net", f"cut: {text}")
+        for source, target in pairs:
+            network.block(source, target)
+
+        def undo() -> None:
+            self.engine.say("net", f"healed: {text}")
+            for source, target in pairs:
+                network.unblock(source, target)
+
+        self._for(self._span_ms() if span_ms is None else span_ms, undo)
+
+    def _others(self, name: str) -> list[str]:
+        return [other for other in self.world.plan.node_names if other != name]
+
+    def _isolate(self) -> None:
+        """One node from all others; its clients stay with it, or not."""
+        name = self.chance.choice(self.world.plan.node_names)
+        others = self._others(name)
+        if self.chance.random() < 0.4:
+            others += self.world.plan.client_names
+        self._cut([pair for other in others for pair in ((name, other), (other, name))], f"{name} from {others}")
+
+    def _one_way(self) -> None:
+        """One direction only: it hears and is not heard, or the other way round."""
+        name = self.chance.choice(self.world.plan.node_names)
+        others = self._others(name)
+        others = others[: 1 + int(self.chance.random() * len(others))]
+        if self.chance.random() < 0.5:
+            self._cut([(name, other) for other in others], f"what {name} says to {others}")
+        else:
+            self._cut([(other, name) for other in others], f"what {others} say to {name}")
+
+    def _split(self) -> None:
+        """Two groups of any sizes, clients among them."""
+        hosts = [*self.world.plan.node_names, *self.world.plan.client_names]
+        left = [host for host in hosts if self.chance.random() < 0.5]
+        right = [host for host in hosts if host not in left]
+        pairs = [pair for a in left for b in right for pair in ((a, b), (b, a))]
+        self._cut(pairs, f"{left} from {right}")
+
+    def _swizzle(self) -> None:
+        """Cut off some nodes one by one, and bring them back in another order."""
+        names = [name for name in self.world.plan.node_names if self.chance.random() < 0.5]
+        for name in names:
+            others = self._others(name)
+            pairs = [pair for other in others for pair in ((name, other), (other, name))]
+            begin_ms, span_ms = self._span_ms(), self._span_ms()
+            self.engine.later(
+                begin_ms,
+                lambda pairs=pairs, name=name, span_ms=span_ms: self._swizzled(pairs, name, span_ms),  # type: ignore[misc]
+            )
+
+    def _swizzled(self, pairs: list[tuple[str, str]], name: str, span_ms: float) -> None:
+        if not self.is_over:
+            self._cut(pairs, f"{name} (swizzle)", span_ms)
+
+    def _cut_client(self) -> None:
+        """A client from its node, or from all; one way or both."""
+        actor = self._client()
+        if actor is None:
+            return
+        host = actor.process.host
+        nodes = [actor.node] if actor.node and self.chance.random() < 0.5 else self.world.plan.node_names
+        way = self.chance.choice(["up", "down", "both"])
+        pairs = [(host, node) for node in nodes] if way != "down" else []
+        pairs += [(node, host) for node in nodes] if way != "up" else []
+        self._cut(pairs, f"{host} and {nodes}, {way}")
+
+    def _slow_link(self) -> None:
+        names = self.world.plan.hosts
+        pair = (self.chance.choice(names), self.chance.choice(names))
+        slow = self.world.network.slow
+        slow[pair] = self.chance.choice([3.0, 10.0, 60.0])
+        self.engine.say("net", f"{pair[0]} to {pair[1]} is {slow[pair]:g} times slower")
+        self._for(self._span_ms(), lambda: slow.pop(pair, None) and None)
+
+    def _reset(self) -> None:
+        self.world.network.reset_one(self.chance.choice)
+
+    # --- disks ---------------------------------------------------------------------------------------------------
+
+    def _slow_disk(self) -> None:
+        platter = self.world.platters[self.chance.choice(self.world.plan.node_names)]
+        stall_ms = self.chance.choice([self._span_ms() * 0.6, self._span_ms(), 3_000.0])
+        platter.stalled_until = self.engine.now + stall_ms
+        self._for(stall_ms, lambda: setattr(platter, "stalled_until", 0.0))
+
+    def _fsync_error(self) -> None:
+        if (node := self._node()) is not None:
+            node.storage.fail()
+
+    def _bad_disk(self) -> None:
+        """A record is damaged: the node refuses to start, for good."""
+        if (name := self._may_lose_a_disk()) is not None:
+            self.world.counts["a corrupted record, the node stayed out"] += 1
+            self.engine.say(name, "a record on its disk is damaged: it will not start again")
+            self.world.refuses_to_start.add(name)
+            self.world.nodes[name].die("it has read a damaged record")
+
+    def _old_disk(self) -> None:
+        """Its disk goes back to what it was some lives ago: its peers must not listen to it."""
+        name = self._may_lose_a_disk()
+        backups = self.world.backups.get(name or "", [])
+        if name is None or not backups:
+            return
+        self.world.counts["a disk was rolled back"] += 1
+        backup = self.chance.choice(backups)
+        self.world.nodes[name].die("its disk is put back to a backup")
+        self.world.roll_back(name, backup)
+
+    def _may_lose_a_disk(self) -> str | None:
+        world = self.world
+        if len(world.lost_disks) + 1 > (world.plan.nodes - 1) // 2:
+            return None
+        left = [name for name in world.plan.node_names if name not in world.lost_disks]
+        name = self.chance.choice(left)
+        world.lost_disks.add(name)
+        return name
+
+    # --- clients -------------------------------------------------------------------------------------------------
+
+    def _kill_client(self) -> None:
+        if (actor := self._client()) is not None:
+            actor.die("killed")
+            self.world.client_died(actor)
+
+    def _pause_client(self) -> None:
+        if (actor := self._client()) is not None:
+            self._pause(actor.process, "is stopped")
+
+    def _suspend_client(self) -> None:
+        if (actor := self._client()) is not None:
+            self._suspend(actor.process)
