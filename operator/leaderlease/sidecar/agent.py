@@ -19,6 +19,7 @@ from leaderlease.client.sdk import Client
 from leaderlease.errors import ConfigError, LeaderLeaseError
 from leaderlease.paxos.lease import parse_name
 from leaderlease.sidecar.api import Api
+from leaderlease.sidecar.authority import Authority
 from leaderlease.sidecar.candidate import Candidate
 from leaderlease.sidecar.config import GateConfig, SidecarConfig
 from leaderlease.sidecar.feed import Entry, Feed
@@ -49,9 +50,10 @@ class Sidecar:
         self._config = config
         self._clock, _ = system_clock()
         self._state = StateDir(config.state_dir, self._clock)
+        self._authority = Authority(config.tls) if config.tls is not None else None
         self.client = Client(
             config.endpoints,
-            tls=config.tls,
+            tls=self._authority.context if self._authority is not None else None,
             token=self._token if config.token_file is not None else "",
             name=config.identity,
             timeout=max(1.0, config.stale_after_s / CONFIRMATIONS),
@@ -95,6 +97,8 @@ class Sidecar:
         try:
             await self._listen()
             self._start(self._connect())
+            if self._authority is not None:
+                self._start(self._authority.run())
             self._start(self.gate.run(self._gate_changed))
             for candidate in self.candidates.values():
                 self._campaigns.add(self._start(candidate.run()))

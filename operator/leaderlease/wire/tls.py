@@ -103,6 +103,18 @@ def reload(context: "ssl.SSLContext", cert: Path, key: Path, ca: Path | None = N
     _load_pair(context, cert, key)
 
 
+def trust(context: "ssl.SSLContext", ca: Path) -> None:
+    """Trust a renewed authority for every connection from now on; what was trusted before stays so.
+
+    Raises:
+        ConfigError: It holds no certificate that can be used.
+    """
+    import ssl
+
+    _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca)
+    _trust(context, ca)
+
+
 def server_name(host: str) -> str:
     """Return what to pass as ``server_hostname``: the DNS name to compare, "" for an address (policy 2)."""
     try:
