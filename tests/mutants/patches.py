@@ -146,7 +146,7 @@ MUTANTS = (
            "                self._notify(lambda batch=batch: self._deliver(batch))\n"
            "                self._write(batch)\n"
            "                (lambda: None)()",
-           ("contract/test_storage.py::test_failed_batch_is_never_announced",)),
+           (f"{R9}::test_h27_the_first_batch_that_fails_is_not_announced",)),
     # --- R5 -------------------------------------------------------------------------------------------------------
     Mutant("timers are not armed at a restart", "R5 H6", ACCEPTOR,
            "                register.expires_ms = _expiry(record.value, now_ms)\n", "",

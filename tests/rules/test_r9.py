@@ -98,6 +98,17 @@ def test_h11_proof_of_a_bug_stops_the_node() -> None:
     assert node.driver.is_stopped
 
 
+def test_h27_the_first_batch_that_fails_is_not_announced(tmp_path: Path) -> None:
+    """The announcement follows the commit; before it there is nothing that could run."""
+    owner = Owner()
+    storage = owner.open(tmp_path / "data")
+    storage._connection.execute("PRAGMA query_only=ON")
+    storage.append(record("l/a", 1), lambda: pytest.fail("announced, and not durable"))
+    owner.until(lambda: owner.failures)
+    owner.run_rest()
+    storage.close()
+
+
 def test_h25_a_record_whose_checksum_fails_keeps_the_node_out(tmp_path: Path) -> None:
     """Never "what is readable": a lost record is amnesia."""
     owner = Owner()
