@@ -20,7 +20,7 @@ NO_TLS = "this quorum runs without TLS"
 NOT_YET = "told only after a minute of pings"
 ALL_WELL = "nothing of that kind happened"
 WITHOUT_DATA = {
-    r"leaderlease_(reconcile|api)_.*": NO_API_SERVER,
+    r"leaderlease_(reconcile|api|injections)_.*": NO_API_SERVER,
     r"leaderlease_certificate_.*": NO_TLS,
     r"leaderlease_clock_rate_.*": NOT_YET,
     r"leaderlease_requests_refused_total": ALL_WELL,
