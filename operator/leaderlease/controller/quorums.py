@@ -155,7 +155,11 @@ class QuorumLink:
             try:
                 self.declared = await client.declared()
                 for info in await client.list():
-                    self._truths[info.name] = fold_info(self.truth(info.name), info)
+                    before = self.truth(info.name)
+                    if before.holder is not None and info.holder is None:
+                        self._doubt(client, info.name)
+                    else:
+                        self._truths[info.name] = fold_info(before, info)
                 self.is_truth_known = True
                 self._on_view(self.name)
                 async with contextlib.aclosing(client.watch("")) as transitions:
@@ -168,16 +172,23 @@ class QuorumLink:
     def _take(self, client: Client, transition: Transition) -> None:
         name = transition.name
         before = self.truth(name)
+        if transition.kind in ("state", "resync") and transition.holder is None and before.holder is not None:
+            # One node that knows of no holder may have just started: a majority is asked before anybody is told.
+            self._doubt(client, name)
+            return
         after = fold(before, transition)
         # "expired" may come too early and be taken back silently; after a gap the time of the grant is unknown.
-        is_doubtful = transition.kind in ("expired", "resync") or (after.holder and not after.terms[0].acquired_ms)
-        if is_doubtful and name not in self._reads:
-            task = asyncio.get_running_loop().create_task(self._read(client, name))
-            self._reads[name] = task
-            task.add_done_callback(lambda _: self._reads.pop(name, None))
+        if transition.kind in ("expired", "resync") or (after.holder and not after.terms[0].acquired_ms):
+            self._doubt(client, name)
         if after != before:
             self._truths[name] = after
             self._on_lease(name)
+
+    def _doubt(self, client: Client, name: str) -> None:
+        if name not in self._reads:
+            task = asyncio.get_running_loop().create_task(self._read(client, name))
+            self._reads[name] = task
+            task.add_done_callback(lambda _: self._reads.pop(name, None))
 
     async def _read(self, client: Client, name: str) -> None:
         """Read one lease from a majority."""
