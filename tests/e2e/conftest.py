@@ -1,0 +1,66 @@
+"""One installation for all scenarios; each scenario has a namespace and a folder of journals, and leaves nothing."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import e2e
+from support.e2e_report import Report
+from support.levels import require
+
+SCENARIO_TIMEOUT_S = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A scenario may take longer than other tests."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(SCENARIO_TIMEOUT_S))
+
+
+@pytest.fixture(scope="session")
+def report() -> Report:
+    """Return where figures go."""
+    return Report()
+
+
+@pytest.fixture(scope="session")
+def images() -> None:
+    """Build what is tested, once."""
+    lacking = e2e.missing()
+    require("e2e", not lacking, lacking)
+    e2e.build_images()
+
+
+@pytest.fixture(scope="session")
+def installed(images: None) -> None:
+    """Install the chart for all scenarios but the first."""
+    e2e.install()
+    e2e.settle()
+
+
+@pytest.fixture
+def space(request: pytest.FixtureRequest, installed: None) -> Iterator[str]:
+    """Return a namespace for this scenario; afterwards everything is as before."""
+    name = request.node.name.removeprefix("test_").replace("_", "-").split("[")[0][:40].strip("-")
+    with e2e.namespace(f"e2e-{name}-{int(time.time()) % 100_000}") as made:
+        yield made
+    e2e.settle()
+
+
+@pytest.fixture
+def deploy(space: str, tmp_path: Path) -> Iterator[e2e.Deploy]:
+    """Return a function that deploys an application; the checkers run over all that they wrote."""
+    apps: list[e2e.App] = []
+
+    def deploy_one(duration_s: float = 3.0, *, name: str = "app", **options: Any) -> e2e.App:
+        apps.append(e2e.deploy(space, tmp_path / name, duration_s, name=name, **options))
+        return apps[-1]
+
+    yield deploy_one
+    for app in apps:
+        app.journal.check()
+        assert app.journal.reigns(), f"nobody ever led {app.lease}: the checkers had nothing to check"

@@ -1,0 +1,337 @@
+"""A real Kubernetes cluster that may be broken: kubectl, helm, the faults, and one scenario at a time.
+
+The cluster comes from KUBECONFIG, its faults from the program that LEADERLEASE_CLUSTER names: ``build CONTEXT TAG
+--target T``, ``node kill|start|partition|heal NAME``, ``api stop|start``.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from support.e2e_journal import Journal, Line, boottime_ms
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "charts" / "leaderlease"
+CLUSTER_VARIABLE = "LEADERLEASE_CLUSTER"
+NAMESPACE = "leaderlease-system"
+RELEASE = "leaderlease"
+QUORUM = "statefulset/leaderlease-node"
+OPERATOR = "deployment/leaderlease-operator"
+IMAGES = {target: f"localhost/leaderlease/{target}" for target in ("agent", "operator")}
+TAG = "e2e"
+VALUES = {
+    "images": {
+        "agent": {"repository": IMAGES["agent"], "tag": TAG},
+        "operator": {"repository": IMAGES["operator"], "tag": TAG},
+        "pullPolicy": "Never",
+    },
+    "node": {"persistence": {"fixOwner": True}},  # the volumes are directories of root's
+}
+COMMAND_TIMEOUT_S = 180.0
+READY_TIMEOUT_S = 120.0
+POLL_S = 0.1
+T = TypeVar("T")
+
+
+def missing() -> str:
+    """Say what this machine lacks for these tests; empty if it has all."""
+    if not os.environ.get(CLUSTER_VARIABLE):
+        return f"{CLUSTER_VARIABLE} names no program that breaks a cluster"
+    if not os.environ.get("KUBECONFIG"):
+        return "KUBECONFIG names no cluster"
+    return next((f"no {tool}" for tool in ("kubectl", "helm") if not shutil.which(tool)), "")
+
+
+def run(*command: str, stdin: str = "", timeout_s: float = COMMAND_TIMEOUT_S, is_checked: bool = True) -> str:
+    """Run a command and return what it printed.
+
+    Raises:
+        AssertionError: It failed; the text is its own.
+    """
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout_s)
+    shown = f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0 or not is_checked, shown
+    return done.stdout if is_checked else done.stdout + done.stderr
+
+
+def kubectl(*arguments: str, stdin: str = "", timeout_s: float = COMMAND_TIMEOUT_S, is_checked: bool = True) -> str:
+    """Run kubectl."""
+    return run("kubectl", *arguments, stdin=stdin, timeout_s=timeout_s, is_checked=is_checked)
+
+
+def get(*arguments: str) -> Any:
+    """Return an object, or the items of a list; None where there is nothing."""
+    text = kubectl("get", *arguments, "-o", "json", "--ignore-not-found")
+    found = json.loads(text) if text.strip() else None
+    return found.get("items", found) if isinstance(found, dict) else found
+
+
+def apply(*bodies: Mapping[str, Any]) -> None:
+    """Apply objects."""
+    kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all([dict(body) for body in bodies]))
+
+
+def until(what: str, look: Callable[[], T], timeout_s: float = READY_TIMEOUT_S) -> T:
+    """Look until there is something true, and return it.
+
+    Raises:
+        AssertionError: Nothing was in time; the text has what was seen last.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}; last seen: {found}"
+        time.sleep(POLL_S)
+    return found
+
+
+# --- faults --------------------------------------------------------------------------------------------------
+
+
+def fault(*arguments: str) -> None:
+    """Have the cluster program do something."""
+    run(os.environ[CLUSTER_VARIABLE], *arguments, timeout_s=600)
+
+
+@contextlib.contextmanager
+def broken(arguments: Sequence[str], undo: Sequence[str]) -> Iterator[float]:
+    """Break something, yield when that began, and mend it, whatever happens."""
+    began = boottime_ms()
+    try:
+        fault(*arguments)
+        yield began
+    finally:
+        fault(*undo)
+
+
+def processes_of(uid: str) -> list[int]:
+    """Return the processes of a pod; the nodes of the cluster run on this kernel."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"pod{uid}" in (entry / "cgroup").read_text():
+                    found.append(int(entry.name))
+    return found
+
+
+def kill_processes(uid: str) -> int:
+    """Kill what runs in a pod, at once; return how many processes that were."""
+    pids = processes_of(uid)
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(pids)
+
+
+def is_node_ready(name: str) -> bool:
+    """Tell what Kubernetes says about one of its nodes."""
+    conditions = get("node", name)["status"]["conditions"]
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+# --- the installation ----------------------------------------------------------------------------------------
+
+
+def build_images() -> None:
+    """Build both images and load them into every node."""
+    for target, name in IMAGES.items():
+        fault("build", str(ROOT), f"{name}:{TAG}", "--target", target)
+
+
+def install(*extra: str) -> float:
+    """Install or upgrade the chart, wait until it is ready, and return the seconds that it took."""
+    began = time.monotonic()
+    run(
+        *("helm", "upgrade", "--install", RELEASE, str(CHART), "-n", NAMESPACE, "--create-namespace"),
+        *("--wait", "--timeout", "180s", "-f", "-", *extra),
+        stdin=yaml.safe_dump(VALUES),
+        timeout_s=200,
+    )
+    return time.monotonic() - began
+
+
+def settle() -> None:
+    """Wait until nodes, quorum and operator are as they should be."""
+    kubectl("wait", "--for=condition=Ready", "node", "--all", "--timeout=120s")
+    for workload in (QUORUM, OPERATOR):
+        kubectl("rollout", "status", workload, "-n", NAMESPACE, "--timeout=120s")
+    until("the quorum is whole", lambda: quorum_condition("Available") == "True" and quorum_healthy() == 3)
+
+
+def quorum_condition(kind: str) -> str:
+    """Return the status of a condition of the LeaderQuorum."""
+    status = (get("leaderquorum", "default") or {}).get("status") or {}
+    return next((str(c["status"]) for c in status.get("conditions") or () if c["type"] == kind), "")
+
+
+def quorum_healthy() -> int:
+    """Return how many members the LeaderQuorum calls healthy."""
+    return int(((get("leaderquorum", "default") or {}).get("status") or {}).get("healthy", 0))
+
+
+# --- one scenario --------------------------------------------------------------------------------------------
+
+
+class App:
+    """A LeaderLease and a Deployment of pods that write down what they believe."""
+
+    def __init__(self, namespace: str, name: str, folder: Path, duration_s: float) -> None:
+        self.namespace = namespace
+        self.name = name
+        self.lease = f"{namespace}/{name}"
+        self.duration_s = duration_s
+        self.journal = Journal(folder)
+
+    def leaderlease(self) -> Any:
+        """Return the LeaderLease."""
+        return get("leaderlease", self.name, "-n", self.namespace)
+
+    def status(self) -> dict[str, Any]:
+        """Return its status."""
+        return (self.leaderlease() or {}).get("status") or {}
+
+    def pods(self) -> list[Any]:
+        """Return the pods that live."""
+        pods = get("pods", "-n", self.namespace, "-l", f"app={self.name}")
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def leader(self, timeout_s: float = 60.0) -> Line:
+        """Wait until somebody believes, and return the answer."""
+        return until(f"somebody leads {self.lease}", self.journal.leader, timeout_s)
+
+    def wait_ready(self, replicas: int = 3) -> None:
+        """Wait until all pods are ready and answered under the present leader."""
+        kubectl("rollout", "status", f"deployment/{self.name}", "-n", self.namespace, "--timeout=120s")
+        leader = self.leader()
+
+        def agreed() -> bool:
+            self.journal.read()
+            now = boottime_ms()
+            fresh = [one for one in self.journal.latest.values() if one.kind == "answer" and one.at > now - 1000]
+            return sum(one.leader == leader.pod or one.believes for one in fresh) >= replicas
+
+        until(f"{replicas} pods know who leads {self.lease}", agreed, 60.0)
+
+    def force_delete(self, pod: str) -> None:
+        """Remove a pod as people do when a node is gone."""
+        kubectl("delete", "pod", pod, "-n", self.namespace, "--force", "--grace-period=0", "--wait=false")
+
+    def patch(self, spec: Mapping[str, Any]) -> None:
+        """Change the LeaderLease."""
+        body = json.dumps({"spec": spec})
+        kubectl("patch", "leaderlease", self.name, "-n", self.namespace, "--type=merge", "-p", body)
+
+    def mark(self, name: str, is_sick: bool) -> None:
+        """Have the application of a pod, or of ``all``, fail its health check from now on, or pass it again."""
+        file = self.journal.folder / f"{name}.sick"
+        if is_sick:
+            file.touch()
+        else:
+            file.unlink(missing_ok=True)
+
+
+Deploy = Callable[..., App]
+"""What the fixture ``deploy`` is."""
+
+
+@contextlib.contextmanager
+def namespace(name: str) -> Iterator[str]:
+    """Make a namespace for one scenario, and remove it with all that is in it."""
+    apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    try:
+        yield name
+    finally:
+        kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s")
+
+
+def deploy(
+    space: str,
+    folder: Path,
+    duration_s: float = 3.0,
+    *,
+    name: str = "app",
+    replicas: int = 3,
+    annotations: Mapping[str, str] | None = None,
+    spec: Mapping[str, Any] | None = None,
+) -> App:
+    """Apply a LeaderLease and its candidates, and wait until one of them leads and all know it."""
+    folder.mkdir(exist_ok=True)
+    folder.chmod(0o777)
+    app = App(space, name, folder, duration_s)
+    apply(*objects(app, replicas, annotations or {}, spec or {}))
+    app.wait_ready(replicas)
+    return app
+
+
+def objects(
+    app: App, replicas: int, annotations: Mapping[str, str], spec: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Yield what ``deploy`` applies."""
+    space, name = app.namespace, app.name
+    ms = round(app.duration_s * 1000)
+    times = {"leaseDuration": f"{ms}ms", "renewDeadline": f"{ms * 2 // 3}ms", "retryPeriod": f"{ms // 6}ms"}
+    script = (Path(__file__).parent / "e2e_app.py").read_text()
+    metadata = {"name": name, "namespace": space}
+    yield {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata}
+    yield {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"app.py": script}}
+    yield {
+        "apiVersion": "leaderlease.dev/v1alpha1",
+        "kind": "LeaderLease",
+        "metadata": metadata,
+        "spec": {**times, "candidates": {"podSelector": {"matchLabels": {"app": name}}}, **spec},
+    }
+    fields = {"POD_NAME": "metadata.name", "POD_UID": "metadata.uid", "NODE_NAME": "spec.nodeName"}
+    labels = {"app": name, "leaderlease.dev/inject": name}
+    container = {
+        "name": "app",
+        "image": f"{IMAGES['agent']}:{TAG}",
+        "imagePullPolicy": "Never",
+        "command": ["python3", "-u", "/app/app.py"],
+        "env": [
+            {"name": "JOURNAL", "value": "/journal"},
+            *({"name": key, "valueFrom": {"fieldRef": {"fieldPath": path}}} for key, path in fields.items()),
+        ],
+        "volumeMounts": [
+            {"name": "app", "mountPath": "/app", "readOnly": True},
+            {"name": "journal", "mountPath": "/journal"},
+        ],
+    }
+    pod = {
+        "serviceAccountName": name,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": 5,
+        # A pod on a node without power is not replaced elsewhere: the tests mend the node.
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": {"app": name}},
+            }
+        ],
+        "containers": [container],
+        "volumes": [
+            {"name": "app", "configMap": {"name": name}},
+            {"name": "journal", "hostPath": {"path": str(app.journal.folder), "type": "Directory"}},
+        ],
+    }
+    yield {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": {"app": name}},
+            "template": {"metadata": {"labels": labels, "annotations": dict(annotations)}, "spec": pod},
+        },
+    }
