@@ -63,7 +63,7 @@ def test_every_alert_fires_with_its_series_and_is_quiet_with_others(tmp_path: Pa
         tests.append(_unit_test(case, case.series, _expected(case), f"{case.alert} fires"))
         tests += [_unit_test(case, series, [], f"{case.alert}: {why}") for why, series in case.quiet.items()]
     file = tmp_path / "unit-tests.yaml"
-    content = {"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": tests}
+    content = {"rule_files": [str(RULES)], "evaluation_interval": "30s", "tests": tests}
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     _promtool("test", "rules", str(file))
 
