@@ -1,8 +1,8 @@
 """What the chart renders to, over all value sets, and what it refuses."""
 
+import importlib.util
 import json
 import re
-import sys
 import textwrap
 from typing import Any
 
@@ -11,8 +11,11 @@ import yaml
 
 from chart.conftest import CHART, NAMESPACE, ROOT, VALUES, Helm, pick
 
-sys.path.insert(0, str(ROOT / "charts"))
-import render
+_spec = importlib.util.spec_from_file_location("charts_render", ROOT / "charts" / "render.py")
+assert _spec is not None
+assert _spec.loader is not None
+render = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(render)
 
 CLUSTER_WIDE = re.compile("Cluster.*|CustomResourceDefinition|MutatingWebhookConfiguration")
 """Kinds of objects without a namespace; their names may have 253 characters."""
