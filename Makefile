@@ -59,6 +59,22 @@ chaos: $(DEV) ## Break a real quorum for SECONDS=60 as SEED says (0: any), and c
 coverage: $(DEV) ## Run the tests and report the lines and branches that they miss
 	$(BIN)/python -m pytest --cov --cov-report=term-missing
 
+MINUTES ?= 2
+
+.PHONY: sim
+sim: $(DEV) ## Replay the simulated run SEED=0: who sent what when (WITHOUT=kill,split ACTIVE_MS=5000 make it smaller)
+	$(BIN)/python tests/sim/swarm.py --seed $(SEED) --without '$(WITHOUT)' $(if $(ACTIVE_MS),--active-ms $(ACTIVE_MS))
+
+.PHONY: sim-swarm
+sim-swarm: $(DEV) ## Run new simulated seeds for MINUTES=2 on all cores; what fails is made smaller and printed
+	$(BIN)/python tests/sim/swarm.py --minutes $(MINUTES)
+
+SEEDS ?= 100
+
+.PHONY: sim-mutants
+sim-mutants: $(DEV) ## Leave out one rule at a time: after how many of SEEDS=100 simulated seeds it is noticed
+	$(BIN)/python tests/sim/mutants.py --seeds $(SEEDS)
+
 .PHONY: mutants
 mutants: $(DEV) ## Leave out one rule of the protocol at a time: its directed tests must fail
 	$(BIN)/python tests/mutants/run.py

@@ -259,14 +259,18 @@ class Faults:
 
     def _old_disk(self) -> None:
         """Its disk goes back to what it was some lives ago: its peers must not listen to it."""
+        world = self.world
         name = self._may_lose_a_disk()
-        backups = self.world.backups.get(name or "", [])
-        if name is None or not backups:
+        if name is None:
             return
-        self.world.counts["a disk was rolled back"] += 1
+        backups = [disk for disk in world.backups[name] if world.would_be_recognised(name, disk)]
+        if not backups:
+            world.lost_disks.discard(name)
+            return
+        world.counts["a disk was rolled back"] += 1
         backup = self.chance.choice(backups)
-        self.world.nodes[name].die("its disk is put back to a backup")
-        self.world.roll_back(name, backup)
+        world.nodes[name].die("its disk is put back to a backup")
+        world.roll_back(name, backup)
 
     def _may_lose_a_disk(self) -> str | None:
         world = self.world

@@ -314,7 +314,6 @@ class Node:
 
     def _on_refused(self, member: Member, refused: Refused) -> None:
         self.counts["refused by a member"] += 1
-        self.world.refused[self.name].add(member.name)
         self.engine.say(self.name, f"{member.name} refuses it: {refused.text}")
 
     def _on_peer_message(self, member: str, message: Any) -> None:

@@ -80,7 +80,6 @@ class World:
             disk.configuration = self.configuration
         self.images: dict[str, MemoryDisk] = {}
         """What disks held before they were rolled back: what was lost is no fault of the protocol."""
-        self.refused: dict[str, set[str]] = {name: set() for name in plan.node_names}
         self.nodes: dict[str, Node] = {}
         self.actors: dict[str, Actor] = {}
         self.leases = {lease.name: lease for lease in plan.leases}
@@ -221,8 +220,7 @@ class World:
         dead = sum(other.process.is_dead for other in self.nodes.values())
         if dead > self.plan.nodes // 2:
             self.counts["a majority was down"] += 1
-        if node.name in self.images and len(self.refused[node.name]) < self.plan.nodes - 1:
-            # Whoever has not seen it yet cannot tell its next life from an honest one: that is not promised.
+        if node.name in self.images and not self.would_be_recognised(node.name, node.disk):
             return
         pause_ms = self.engine.random.choice([5.0, 100.0, 500.0, 2_000.0])
         self.engine.later(pause_ms, lambda: self.start_node(node.name))
@@ -230,6 +228,18 @@ class World:
     def honest_disks(self) -> list[MemoryDisk]:
         """Return the disks, those that were rolled back as they were before."""
         return [self.images.get(name, disk) for name, disk in self.disks.items()]
+
+    def would_be_recognised(self, name: str, disk: MemoryDisk) -> bool:
+        """Tell whether every majority with this disk in it has a member that knows a later life of it, durably.
+
+        Where too few have met the life that was lost, nobody can tell: that much is not promised.
+        """
+        ignorant = 0
+        for other, theirs in self.disks.items():
+            if other != name:
+                known, _ = theirs.peers.get(disk.member, (0, ""))
+                ignorant += other in self.lost_disks or known <= disk.incarnation
+        return ignorant <= self.plan.nodes // 2 - 1
 
     def roll_back(self, name: str, backup: MemoryDisk) -> None:
         """Put a backup in place of a disk; it is started once and its peers must refuse it."""

@@ -1,0 +1,12 @@
+"""Seeds that once found something, with a line on what; CI runs them first.
+
+What a seed does changes when the simulator draws differently, so each bug has a directed test as well.
+"""
+
+FOUND = {
+    51: "an acquire was never answered: the timer of a forgotten vacancy displaced its attempt "
+    "(rules/test_found.py::test_an_acquire_right_after_a_durable_release_is_answered)",
+    0: "a rolled-back disk was listened to after it had started once more "
+    "(rules/test_found.py::test_h24_h33_a_disk_that_went_back_once_is_refused_for_good)",
+    56: "the same, and terms that were acknowledged were gone with it",
+}
