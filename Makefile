@@ -73,7 +73,7 @@ SEEDS ?= 100
 
 .PHONY: sim-mutants
 sim-mutants: $(DEV) ## Leave out one rule at a time: after how many of SEEDS=100 simulated seeds it is noticed
-	$(BIN)/python tests/sim/mutants.py --seeds $(SEEDS)
+	$(BIN)/python tests/sim/mutation.py --seeds $(SEEDS)
 
 .PHONY: mutants
 mutants: $(DEV) ## Leave out one rule of the protocol at a time: its directed tests must fail

@@ -139,7 +139,7 @@ class Referee:
         accepted = record.accepted if record is not None else ZERO
         if message.accepted != accepted:
             self.violated(
-                f"promise: {node.name} reports {message.accepted} as accepted for {message.key}, its disk has {accepted}"
+                f"promise: {node.name} reports {message.accepted} as accepted for {message.key}, its disk {accepted}"
             )
         before = self._promised.get((node.member, message.key), ZERO)
         if message.ballot < before:
@@ -304,7 +304,7 @@ class Referee:
         for other, (owner, theirs) in self._believing.setdefault(name, {}).items():
             if other != nonce and theirs.remaining_ms(owner.clock()) > 0 and not owner.process.is_dead:
                 self.violated(
-                    f"belief: {actor.name} begins to believe term {campaign.term} of {name} while {owner.name} believes "
+                    f"belief: {actor.name} believes term {campaign.term} of {name} from now on, while {owner.name} believes "
                     f"term {theirs.term} for another {theirs.remaining_ms(owner.clock()):.1f} ms of its clock"
                 )
         self._count_win(actor, campaign)

@@ -1,6 +1,6 @@
 """Does the swarm notice a rule that is left out? Each mutant of ``mutants/patches.py`` under fixed seeds, in order.
 
-    python tests/sim/mutants.py [--seeds N] [WORD...]
+    python tests/sim/mutation.py [--seeds N] [WORD...]
 
 Prints after how many seeds each was killed, and by which statement. A survivor here is no gap by itself, for directed
 tests kill every mutant; it says where chance does not reach.
