@@ -25,7 +25,9 @@ CLUSTER_VARIABLE = "LEADERLEASE_CLUSTER"
 NAMESPACE = "leaderlease-system"
 RELEASE = "leaderlease"
 QUORUM = "statefulset/leaderlease-node"
+QUORUM_LABELS = "app.kubernetes.io/component=node"
 OPERATOR = "deployment/leaderlease-operator"
+OPERATOR_LABELS = "app.kubernetes.io/component=operator"
 IMAGES = {target: f"localhost/leaderlease/{target}" for target in ("agent", "operator")}
 TAG = "e2e"
 VALUES = {
@@ -91,6 +93,11 @@ def until(what: str, look: Callable[[], T], timeout_s: float = READY_TIMEOUT_S) 
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}; last seen: {found}"
         time.sleep(POLL_S)
     return found
+
+
+def sleep_until(at_ms: float) -> None:
+    """Let a fault last until a time of CLOCK_BOOTTIME."""
+    time.sleep(max(0.0, at_ms - boottime_ms()) / 1000)
 
 
 # --- faults --------------------------------------------------------------------------------------------------
