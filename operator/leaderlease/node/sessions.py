@@ -22,7 +22,7 @@ from leaderlease.node.releases import Releases
 from leaderlease.node.renewals import Renewals
 from leaderlease.node.specs import Specs, check_spec
 from leaderlease.node.status import node_status
-from leaderlease.paxos.lease import DURATION_DEFAULT_MS, NONCE_HEX, Value, check_value, parse_name
+from leaderlease.paxos.lease import DURATION_DEFAULT_MS, NONCE_HEX, Holder, Value, check_value, parse_name
 from leaderlease.paxos.messages import StepDown
 from leaderlease.wire.session import (
     AcquireRequest,
@@ -76,6 +76,7 @@ class Sessions:
         self.releases = Releases(driver, self.reads, self.leases)
         self.renewals = Renewals(driver, self.leases)
         self.specs = Specs(driver, self.reads, auto_declare)
+        self.specs.on_change = self._admit_again
         self.open_sessions: set[Session] = set()
         self._handlers: dict[type, Callable[[Session, Any], None]] = {
             KeepAlive: self._on_keepalive,
@@ -150,7 +151,8 @@ class Sessions:
     def _admit(self, session: Session, message: AcquireRequest, spec: Spec | None, text: str) -> None:
         if session.is_closed:
             return
-        why_not = text or _refusal(session.principal, message, spec, self._is_held_by(message))
+        is_holder = self._is_held_by(message.name, message.holder)
+        why_not = text or _refusal(session.principal, message.name, message.holder, spec, is_holder)
         if why_not or spec is None:
             session.push(Failed(message.request, "quorum" if text else "refused", why_not))
             return
@@ -161,10 +163,25 @@ class Sessions:
         waiter = Waiter(session, message.request, message.holder, message.is_waiting, duration_ms, spec.lock_delay_ms)
         self.leases.acquire(message.name, waiter)
 
-    def _is_held_by(self, message: AcquireRequest) -> bool:
-        register = self.driver.acceptor.registers.get(LEASE + message.name)
+    def _admit_again(self, name: str) -> None:
+        """Something else is declared for a lease: whoever waits for it waits under that, or not any more."""
+        home, spec = self.leases.homes.get(LEASE + name), self.specs.declared.get(name)
+        if home is None or (spec is None and self.specs.is_automatic):
+            return
+        for waiter in [waiter for waiter in home.waiters if not waiter.is_cancelled]:
+            if self._is_held_by(name, waiter.holder):
+                continue
+            why_not = _refusal(waiter.session.principal, name, waiter.holder, spec, False)
+            if why_not or spec is None:
+                waiter.session.push(Failed(waiter.request, "refused", why_not))
+                self.leases.cancel(waiter, home)
+            else:
+                waiter.duration_ms, waiter.lock_delay_ms = spec.duration_ms, spec.lock_delay_ms
+
+    def _is_held_by(self, name: str, holder: Holder) -> bool:
+        register = self.driver.acceptor.registers.get(LEASE + name)
         value = register.value if register is not None else None
-        return value is not None and value.nonce == message.holder.nonce
+        return value is not None and value.nonce == holder.nonce
 
     def _on_cancel(self, session: Session, message: CancelRequest) -> None:
         found = session.waits.get(message.request)
@@ -343,15 +360,14 @@ def _answer(session: Session, request: int) -> Callable[[int, str, str], None]:
     return on_end
 
 
-def _refusal(principal: Principal, message: AcquireRequest, spec: Spec | None, is_holder: bool) -> str:
+def _refusal(principal: Principal, name: str, holder: Holder, spec: Spec | None, is_holder: bool) -> str:
     """Say why this candidate is not admitted; empty if it is. Who holds already may go on."""
-    name = message.name
     if spec is None:
         return f"{name} is not declared; declare it first: leaderlease declare {name} --duration 3s"
     if is_holder:
         return ""
     if spec.mode != "Active":
         return f"{name} is {spec.mode}: nobody new is admitted"
-    if spec.identities and message.holder.name not in spec.identities:
-        return f"{name} admits {', '.join(spec.identities)}, and not {message.holder.name}"
+    if spec.identities and holder.name not in spec.identities:
+        return f"{name} admits {', '.join(spec.identities)}, and not {holder.name}"
     return admission_refusal(principal, name, spec)

@@ -60,13 +60,19 @@ def check_spec(spec: Spec) -> None:
 
 
 class Specs:
-    """Declared specifications, as this node knows them."""
+    """Declared specifications, as this node knows them.
+
+    Attributes:
+        is_automatic: This node declares by itself (rule 1).
+        on_change: Called with the name of a lease for which something else is declared than before.
+    """
 
     def __init__(self, driver: Driver, reads: Reads, auto_declare: bool) -> None:
         self._driver = driver
         self._reads = reads
-        self._auto_declare = auto_declare
+        self.is_automatic = auto_declare
         self.declared: dict[str, Spec] = {}
+        self.on_change: Callable[[str], None] = lambda name: None
         self._ballots: dict[str, Ballot] = {}
         self._undeclared_until_ms: dict[str, int] = {}
         self._writing: set[str] = set()
@@ -82,7 +88,7 @@ class Specs:
         if spec is not None:
             on_spec(spec, "")
         elif until_ms > self._driver.ports.now_ms():
-            on_spec(AUTOMATIC if self._auto_declare else None, "")
+            on_spec(AUTOMATIC if self.is_automatic else None, "")
         else:
             self._reads.read(SPEC + name, lambda reading: self._found(name, reading, on_spec))
 
@@ -146,7 +152,7 @@ class Specs:
             if len(self._undeclared_until_ms) >= UNDECLARED_MAX:
                 self._undeclared_until_ms.clear()
             self._undeclared_until_ms[name] = self._driver.ports.now_ms() + UNDECLARED_TTL_MS
-            spec = AUTOMATIC if self._auto_declare else None
+            spec = AUTOMATIC if self.is_automatic else None
         on_spec(spec, "")
 
     def _on_installed(self, record: Record) -> None:
@@ -160,7 +166,10 @@ class Specs:
             return
         self._ballots[name] = ballot
         self._undeclared_until_ms.pop(name, None)
+        before = self.declared.get(name)
         if value.body:
             self.declared[name] = _decoder.decode(value.body)
         else:
             self.declared.pop(name, None)
+        if self.declared.get(name) != before:
+            self.on_change(name)
