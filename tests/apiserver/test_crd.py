@@ -280,11 +280,14 @@ def test_columns_show_the_status(api: ApiServer, namespace: str) -> None:
 
 
 def test_short_names_and_category(api: ApiServer) -> None:
-    """ll, lq, and `kubectl get leaderlease -A` for both; nothing is added to the category `all`."""
+    """ll, lq, `kubectl get leadership` for both; nothing is added to the category `all`.
+
+    A category must not be the name of a resource: `kubectl get leaderlease billing` would be refused.
+    """
     found = {r["name"]: r for r in api.request("GET", GROUP)["resources"] if "/" not in r["name"]}
     assert {name: (r["shortNames"], r["categories"], r["namespaced"]) for name, r in found.items()} == {
-        "leaderleases": (["ll"], ["leaderlease"], True),
-        "leaderquorums": (["lq"], ["leaderlease"], False),
+        "leaderleases": (["ll"], ["leadership"], True),
+        "leaderquorums": (["lq"], ["leadership"], False),
     }
 
 
