@@ -1,13 +1,16 @@
 """Rolling updates: of the quorum, and of the application."""
 
+import statistics
+
 from support import e2e
-from support.e2e import Deploy
+from support.e2e import App, Deploy
 from support.e2e_journal import boottime_ms
 from support.e2e_report import Report
 
 LEADERLESS_MS = 300.0
+ROLL_OUTS = 3
 NOISE_MS = 700.0
-"""What starting and ending pods on the same two cores may add."""
+"""What starting and ending pods on the same two cores may add to one of them."""
 
 
 def test_rolling_restart_of_the_quorum(deploy: Deploy, report: Report) -> None:
@@ -27,8 +30,16 @@ def test_rolling_restart_of_the_quorum(deploy: Deploy, report: Report) -> None:
 
 
 def test_rolling_update_of_the_application(deploy: Deploy, report: Report) -> None:
-    """The leadership changes hands once at most, to a pod that stays, with a short pause."""
+    """Each roll-out has at most one hand-over, to a pod that stays, and a short pause (the median of three)."""
     app = deploy(3.0)
+    paused = [roll_out(app) for _ in range(ROLL_OUTS)]
+    report.add_trials("6 rolling update of the application, leaderless", "ms", paused, bound_p50=LEADERLESS_MS)
+    assert statistics.median(paused) <= LEADERLESS_MS
+    assert max(paused) <= LEADERLESS_MS + NOISE_MS
+
+
+def roll_out(app: App) -> float:
+    """Replace all pods; return for how many milliseconds nobody led."""
     leader = app.leader()
     old = {pod["metadata"]["uid"] for pod in app.pods()}
     began = boottime_ms()
@@ -37,20 +48,12 @@ def test_rolling_update_of_the_application(deploy: Deploy, report: Report) -> No
     after = app.journal.next_reign(leader.term, 30)
     e2e.until("the old pods are gone", lambda: not old & {pod["metadata"]["uid"] for pod in all_pods(app)})
     app.wait_ready()
-    gaps = app.journal.leaderless_ms(began, boottime_ms() - 500)
-    terms = app.journal.terms(began)
-    report.add(
-        "6 rolling update of the application",
-        hand_overs=len(terms) - 1,
-        leaderless_ms=[round(length, 1) for _, length in gaps],
-        bound_ms=LEADERLESS_MS,
-    )
     assert after.uid not in old
-    assert terms == [leader.term, leader.term + 1]
-    assert sum(length for _, length in gaps) <= LEADERLESS_MS + NOISE_MS
+    assert app.journal.terms(began) == [leader.term, leader.term + 1]
+    return sum(length for _, length in app.journal.leaderless_ms(began, boottime_ms() - 500))
 
 
-def all_pods(app: e2e.App) -> list[dict[str, dict[str, str]]]:
+def all_pods(app: App) -> list[dict[str, dict[str, str]]]:
     """Return the pods of an application, those that end included."""
     found: list[dict[str, dict[str, str]]] = e2e.get("pods", "-n", app.namespace, "-l", f"app={app.name}")
     return found

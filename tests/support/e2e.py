@@ -200,7 +200,7 @@ class App:
 
     def leaderlease(self) -> Any:
         """Return the LeaderLease."""
-        return get("leaderlease", self.name, "-n", self.namespace)
+        return get("ll", self.name, "-n", self.namespace)
 
     def status(self) -> dict[str, Any]:
         """Return its status."""
@@ -235,7 +235,7 @@ class App:
     def patch(self, spec: Mapping[str, Any]) -> None:
         """Change the LeaderLease."""
         body = json.dumps({"spec": spec})
-        kubectl("patch", "leaderlease", self.name, "-n", self.namespace, "--type=merge", "-p", body)
+        kubectl("patch", "ll", self.name, "-n", self.namespace, "--type=merge", "-p", body)
 
     def mark(self, name: str, is_sick: bool) -> None:
         """Have the application of a pod, or of ``all``, fail its health check from now on, or pass it again."""
