@@ -102,7 +102,14 @@ class Web:
         return self._node.sessions
 
     async def _quorum(self, request: web.Request) -> web.Response:
-        return _json(node_status(self._sessions()))
+        status = _plain(node_status(self._sessions()))
+        del status["request"]
+        fields = ("name", "member", "is_reachable", "round_trip_ms")
+        peers = [dict(zip(fields, peer, strict=True)) for peer in status["peers"]]
+        for peer in peers:
+            if not peer["is_reachable"]:
+                peer["round_trip_ms"] = None
+        return _json({**status, "peers": peers})
 
     async def _leases(self, request: web.Request) -> web.Response:
         found = self._sessions().local_view(request.query.get("prefix", ""), request.query.get("after", ""))

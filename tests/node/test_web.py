@@ -1,0 +1,96 @@
+"""The HTTP port of a real node, as people and programs read it."""
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import leaderlease
+from leaderlease.cli.local import LocalQuorum
+
+
+@pytest.fixture(scope="module")
+def quorum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalQuorum]:
+    made = LocalQuorum(tmp_path_factory.mktemp("quorum"), 3)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+def fetch(quorum: LocalQuorum, path: str) -> tuple[int, str]:
+    """Return status and body of one GET at the first node."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{quorum.nodes[0].http_port}{path}", timeout=10) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def read(quorum: LocalQuorum, path: str) -> Any:
+    """Return the JSON of one GET."""
+    return json.loads(fetch(quorum, path)[1])
+
+
+def test_health_says_ok_and_in_detail_why(quorum: LocalQuorum) -> None:
+    """``/readyz?verbose`` names each check."""
+    assert fetch(quorum, "/livez") == (200, "ok\n")
+    assert fetch(quorum, "/readyz") == (200, "ok\n")
+    status, body = fetch(quorum, "/readyz?verbose")
+    assert status == 200
+    assert body.splitlines() == [f"[+] {name}: ok" for name in ("bootstrap", "disk", "quorum", "catch-up")]
+
+
+def test_the_quorum_is_described_by_names_and_not_by_positions(quorum: LocalQuorum) -> None:
+    """Peers are objects; there is nothing of the wire in the answer."""
+    found = read(quorum, "/v1/quorum")
+    assert "request" not in found
+    assert (found["members_total"], found["members_healthy"], found["can_lose"], found["epoch"]) == (3, 3, 1, 1)
+    assert found["is_quorum_available"] is True
+    assert sorted(peer["name"] for peer in found["peers"]) == ["node-1", "node-2"]
+    assert all(peer["is_reachable"] and set(peer) == {"name", "member", "is_reachable", "round_trip_ms"}
+               for peer in found["peers"])  # fmt: skip
+
+
+async def test_leases_are_shown_without_what_only_their_holder_may_know(quorum: LocalQuorum) -> None:
+    """A list from this node, one lease from a majority, and no nonce anywhere (H19)."""
+    async with leaderlease.connect(quorum.endpoints) as client, client.lead("shop/billing", "alice") as lease:
+        status, body = fetch(quorum, "/v1/leases/shop/billing")
+        one = json.loads(body)
+        assert (status, one["state"], one["term"], one["holder"]) == (
+            200, "held", lease.term, {"name": "alice", "pod_uid": ""},
+        )  # fmt: skip
+        listed = read(quorum, "/v1/leases?prefix=shop/")
+        assert [item["name"] for item in listed["items"]] == ["shop/billing"]
+        assert lease.nonce not in body + json.dumps(listed) + fetch(quorum, "/metrics")[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "text"),
+    [
+        ("/v1/leases/shop/nobody", 404, "shop/nobody: nobody ever held it"),
+        ("/v1/leases/Shop/billing", 400, "lease name 'Shop/billing'"),
+        ("/v2", 404, "Not Found"),
+    ],
+)
+def test_a_question_without_an_answer_gets_a_sentence(quorum: LocalQuorum, path: str, status: int, text: str) -> None:
+    """Which name, and what would be right."""
+    found, body = fetch(quorum, path)
+    assert found == status
+    assert text in body
+
+
+def test_nothing_can_be_written(quorum: LocalQuorum) -> None:
+    """The port is read only."""
+    port = quorum.nodes[0].http_port
+    for method in ("POST", "PUT", "DELETE"):
+        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/leases/shop/billing", b"{}", method=method)
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(request, timeout=10)
+        with refused.value as answer:
+            assert answer.code == 405
