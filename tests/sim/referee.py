@@ -304,7 +304,7 @@ class Referee:
         for other, (owner, theirs) in self._believing.setdefault(name, {}).items():
             if other != nonce and theirs.remaining_ms(owner.clock()) > 0 and not owner.process.is_dead:
                 self.violated(
-                    f"belief: {actor.name} believes term {campaign.term} of {name} from now on, while {owner.name} believes "
+                    f"belief: {actor.name} believes term {campaign.term} of {name} now, while {owner.name} believes "
                     f"term {theirs.term} for another {theirs.remaining_ms(owner.clock()):.1f} ms of its clock"
                 )
         self._count_win(actor, campaign)

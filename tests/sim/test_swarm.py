@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from sim.events import EVENTS
-from sim.plan import FAULTS, make_plan
+from sim.plan import FAULTS, Lease, make_plan
 from sim.seeds import FOUND
 from sim.swarm import Tally, explain, run_all, run_seed
+from sim.world import World
 
 SEEDS = int(os.environ.get("SIM_SEEDS", "80"))
 MINUTES = float(os.environ.get("SIM_MINUTES", "0"))
@@ -85,3 +86,14 @@ def test_a_plan_without_a_fault_draws_all_else_alike() -> None:
     smaller = make_plan(3, without=frozenset(plan.faults[:1]), active_ms=1_000)
     assert smaller.faults == plan.faults[1:]
     assert (smaller.rates, smaller.leases, smaller.weather) == (plan.rates, plan.leases, plan.weather)
+
+
+def test_clocks_beyond_the_bound_are_noticed() -> None:
+    """Holders whose clocks run far slower than those of nodes believe for too long: the checker must see it."""
+    violations = []
+    for seed in range(20):
+        plan = make_plan(seed)
+        plan.faults, plan.leases = ("cut_client",), [Lease("sim/l0", 500)]
+        plan.rates = {host: (1.3,) * 3 if host.startswith("n") else (0.7,) * 3 for host in plan.hosts}
+        violations.append(World(plan).run().violation)
+    assert any(violation.startswith("belief") for violation in violations), violations

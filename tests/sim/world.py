@@ -170,7 +170,7 @@ class World:
         for platter in self.platters.values():
             platter.fsync_ms = min(platter.fsync_ms, 2.0)
             platter.stalled_until = 0.0
-        for name in self.lost_disks:
+        for name in sorted(self.lost_disks):
             # A member whose disk lies is replaced by people; until then it is out.
             self.refuses_to_start.add(name)
             self.nodes[name].die("is taken out of service")
