@@ -82,7 +82,7 @@ def apply(*bodies: Mapping[str, Any]) -> None:
     kubectl("apply", "--server-side", "-f", "-", stdin=yaml.safe_dump_all([dict(body) for body in bodies]))
 
 
-def until(what: str, look: Callable[[], T], timeout_s: float = READY_TIMEOUT_S) -> T:
+def until(what: str, look: Callable[[], T], timeout_s: float = READY_TIMEOUT_S, poll_s: float = POLL_S) -> T:
     """Look until there is something true, and return it.
 
     Raises:
@@ -91,7 +91,7 @@ def until(what: str, look: Callable[[], T], timeout_s: float = READY_TIMEOUT_S) 
     deadline = time.monotonic() + timeout_s
     while not (found := look()):
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}; last seen: {found}"
-        time.sleep(POLL_S)
+        time.sleep(poll_s)
     return found
 
 
@@ -164,6 +164,25 @@ def install(*extra: str) -> float:
         timeout_s=200,
     )
     return time.monotonic() - began
+
+
+def uninstall() -> None:
+    """Remove the installation, if there is one, and wait until its pods are gone."""
+    run("helm", "uninstall", RELEASE, "-n", NAMESPACE, "--wait", "--ignore-not-found", "--timeout", "120s")
+    kubectl("wait", "pod", "--all", "-n", NAMESPACE, "--for=delete", "--timeout=60s", is_checked=False)
+
+
+def all_objects(selector: str) -> set[tuple[str, str]]:
+    """Return kind and name of every object with some labels, Events apart."""
+    kinds = kubectl("api-resources", "--verbs=list", "-o", "name").split()
+    wanted = ",".join(kind for kind in kinds if not kind.startswith("events"))
+    items = json.loads(kubectl("get", wanted, "-A", "-l", selector, "-o", "json"))["items"]
+    return {(item["kind"], item["metadata"]["name"]) for item in items}
+
+
+def nodes() -> list[str]:
+    """Return the names of the Kubernetes nodes."""
+    return [node["metadata"]["name"] for node in get("nodes")]
 
 
 def settle() -> None:

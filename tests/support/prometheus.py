@@ -28,16 +28,19 @@ class Prometheus:
 
     Args:
         folder: Where it keeps everything.
-        targets: port on 127.0.0.1 -> labels that scraping adds.
+        targets: port on 127.0.0.1, or host:port, -> labels that scraping adds.
         rules: File of rules to evaluate.
     """
 
-    def __init__(self, folder: Path, targets: Mapping[int, Mapping[str, str]], rules: Path) -> None:
+    def __init__(self, folder: Path, targets: Mapping[int | str, Mapping[str, str]], rules: Path) -> None:
         require("process", shutil.which("prometheus"), "no prometheus (Debian: prometheus)")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
         config = folder / "prometheus.yaml"
-        static = [{"targets": [f"127.0.0.1:{port}"], "labels": dict(labels)} for port, labels in targets.items()]
+        static = [
+            {"targets": [at if isinstance(at, str) else f"127.0.0.1:{at}"], "labels": dict(labels)}
+            for at, labels in targets.items()
+        ]
         content = {
             "global": {"scrape_interval": SCRAPE, "scrape_timeout": SCRAPE, "evaluation_interval": SCRAPE},
             "rule_files": [str(rules)],
@@ -82,9 +85,9 @@ class Prometheus:
         )["result"]
         return found
 
-    def until(self, what: str, look: Callable[[], T]) -> T:
+    def until(self, what: str, look: Callable[[], T], patience_s: float = PATIENCE_S) -> T:
         """Look until there is something true."""
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + patience_s
         while True:
             try:
                 found = look()
@@ -93,7 +96,7 @@ class Prometheus:
             if found:
                 return found
             assert self.process.poll() is None, self._log.read_text()
-            assert time.monotonic() < deadline, f"not within {PATIENCE_S:g} s: {what}\n{self._log.read_text()}"
+            assert time.monotonic() < deadline, f"not within {patience_s:g} s: {what}\n{self._log.read_text()}"
             time.sleep(POLL_S)
 
     def stop(self) -> None:
