@@ -116,6 +116,8 @@ def sidecar(asked: Parameters, injection: Injection) -> Json:
         "ports": [{"name": SIDECAR, "containerPort": asked.pod_port, "protocol": "TCP"}],
         "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": STARTUP_S},
         "readinessProbe": {**probe, "periodSeconds": 5, "failureThreshold": 3},
+        # Why it ended, for `kubectl describe pod`.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": copy.deepcopy(asked.resources),
         "securityContext": {
             "allowPrivilegeEscalation": False,
