@@ -264,7 +264,9 @@ class Faults:
         if name is None:
             return
         backups = [disk for disk in world.backups[name] if world.would_be_recognised(name, disk)]
-        if not backups:
+        # Nor may its own memory be all that earlier ones are recognised by.
+        are_others_known = all(world.would_be_recognised(other, world.disks[other]) for other in world.images)
+        if not backups or not are_others_known:
             world.lost_disks.discard(name)
             return
         world.counts["a disk was rolled back"] += 1

@@ -221,6 +221,9 @@ class Node:
         identity, member = self.storage.identity, self.member
         self.driver = Driver(self.configuration, member, identity.incarnation, self.storage, self.ports)
         self.driver.on_installed.append(lambda record: self.referee.installed(self, record))
+        for record in self.disk.records.values():
+            # Durable before the crash, and perhaps nobody was told: it counts from now on at the latest.
+            self.referee.installed(self, record)
         for key, register in self.driver.acceptor.registers.items():
             if key.startswith(LEASE) and register.value is not None:
                 self.driver.learner.restore(key[len(LEASE) :], register.accepted, register.value)

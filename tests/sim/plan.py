@@ -94,7 +94,7 @@ class Plan:
 
 def _leases(draw: random.Random) -> list[Lease]:
     many = draw.random() < 0.08
-    count = draw.choice([40, 100, 200]) if many else draw.choice([1, 1, 1, 2, 3, 5])
+    count = draw.choice([30, 60, 120]) if many else draw.choice([1, 1, 1, 2, 3, 5])
     leases = []
     for number in range(count):
         duration_ms = draw.choice(DURATIONS_MS) if not many else draw.choice([1_000, 3_000])
