@@ -95,6 +95,10 @@ format: $(DEV) ## Rewrite the code in the house format
 manifests: $(DEV) ## Render manifests/, the chart's schema and copies, and the table in docs/chart.md (needs helm)
 	$(BIN)/python charts/render.py
 
+.PHONY: docs
+docs: $(DEV) ## Render docs/crd-reference.md from manifests/crd
+	$(BIN)/python docs/render.py
+
 .PHONY: wheel
 wheel: $(DEV) ## Build sdist and wheel, install the wheel in a clean environment and run it
 	rm -rf dist build/wheel-venv
