@@ -25,6 +25,7 @@ from leaderlease.controller.keys import hand_over_keys
 from leaderlease.controller.leadership import Leadership
 from leaderlease.controller.metrics import Metrics
 from leaderlease.controller.missed import GRACE_S, Missed
+from leaderlease.controller.node_tls import NodeTls
 from leaderlease.controller.observe import Observer, now_text
 from leaderlease.controller.own_quorum import find_owner_uid, is_of_another, plan_own_quorum
 from leaderlease.controller.plan import plan, plan_gone
@@ -110,6 +111,7 @@ class Manager:
         self.cache = Cache(self._on_lease, self._on_quorum)
         self.queue: Queue[QueueKey] = Queue()
         self.links: dict[str, QuorumLink] = {}
+        self._node_tls = NodeTls(*settings.tls) if settings.tls is not None else None
         self.leadership = Leadership(
             lambda: self.links.get(settings.lease_quorum),
             f"{settings.namespace}/operator",
@@ -153,6 +155,8 @@ class Manager:
             self._link(name, endpoints)
         tasks = [asyncio.create_task(work) for work in (self._sync(), self._probe(), self._hand_over_keys())]
         tasks += [asyncio.create_task(self.queue.work(self._look)) for _ in range(WORKERS)]
+        if self._node_tls is not None:
+            tasks.append(asyncio.create_task(self._node_tls.run()))
         leading = asyncio.create_task(self.leadership.run())
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -259,10 +263,9 @@ class Manager:
     # --- quorums ---------------------------------------------------------------------------------------------
 
     def _link(self, name: str, endpoints: Sequence[str]) -> None:
-        tls = self.settings.tls
         options: dict[str, Any] = {"name": f"operator {self.settings.identity}", "spread": True, "timeout": 5.0}
-        if tls is not None:
-            options["tls"] = tuple(str(path) if path else None for path in tls)
+        if self._node_tls is not None:
+            options["tls"] = self._node_tls.context
         link = QuorumLink(name, endpoints, options, lambda lease: self._on_decided(name, lease), self._on_view)
         self.links[name] = link
         link.start()
