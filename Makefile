@@ -55,6 +55,10 @@ SEED ?= 0
 chaos: $(DEV) ## Break a real quorum for SECONDS=60 as SEED says (0: any), and check what it did; needs root
 	CHAOS_SECONDS=$(SECONDS) CHAOS_SEED=$(SEED) LEADERLEASE_REQUIRE=process $(BIN)/python -m pytest -s tests/process/test_chaos.py
 
+.PHONY: e2e
+e2e: $(DEV) ## Break the Kubernetes cluster of KUBECONFIG with LEADERLEASE_CLUSTER; figures in build/e2e.json (12 minutes)
+	LEADERLEASE_REQUIRE=e2e $(BIN)/python -m pytest -s tests/e2e
+
 .PHONY: coverage
 coverage: $(DEV) ## Run the tests and report the lines and branches that they miss
 	$(BIN)/python -m pytest --cov --cov-report=term-missing

@@ -42,11 +42,20 @@ def installed(images: None) -> None:
     e2e.settle()
 
 
+@pytest.fixture(scope="session")
+def spaces(images: None) -> Iterator[list[str]]:
+    """Collect the namespaces of the scenarios; in the end none of them may be left."""
+    names: list[str] = []
+    yield names
+    e2e.forget(names)
+
+
 @pytest.fixture
-def space(request: pytest.FixtureRequest, installed: None) -> Iterator[str]:
+def space(request: pytest.FixtureRequest, installed: None, spaces: list[str]) -> Iterator[str]:
     """Return a namespace for this scenario; afterwards everything is as before."""
     name = request.node.name.removeprefix("test_").replace("_", "-").split("[")[0][:40].strip("-")
-    with e2e.namespace(f"e2e-{name}-{int(time.time()) % 100_000}") as made:
+    spaces.append(f"e2e-{name}-{int(time.time()) % 100_000}")
+    with e2e.namespace(spaces[-1]) as made:
         yield made
     e2e.settle()
 

@@ -271,12 +271,26 @@ Deploy = Callable[..., App]
 
 @contextlib.contextmanager
 def namespace(name: str) -> Iterator[str]:
-    """Make a namespace for one scenario, and remove it with all that is in it."""
+    """Make a namespace for one scenario, and remove it; afterwards nothing runs in it any more.
+
+    Kubernetes takes some seconds more to forget what it was; the end of the run waits for that.
+    """
     apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     try:
         yield name
     finally:
-        kubectl("delete", "namespace", name, "--wait=true", "--timeout=120s")
+        kubectl("delete", "namespace", name, "--wait=false")
+        until(f"no pod is left in {name}", lambda: not get("pods", "-n", name))
+
+
+def forget(names: Sequence[str]) -> None:
+    """Wait until namespaces that were deleted are gone.
+
+    Raises:
+        AssertionError: One is still there, so something in it cannot be deleted.
+    """
+    for name in names:
+        kubectl("wait", f"namespace/{name}", "--for=delete", "--timeout=120s")
 
 
 def deploy(
