@@ -60,15 +60,15 @@ def test_every_kind_of_fault_is_drawn(tally: Tally) -> None:
 def test_a_run_is_the_same_under_any_hash_seed() -> None:
     """Same seed, same run: an order that a set decides would be seen here."""
     script = Path(__file__).parent / "swarm.py"
-    command = [sys.executable, str(script), "--seeds", "0:8", "--digests", "--workers", "1"]
+    command = [sys.executable, str(script), "--seeds", "0:5", "--digests", "--workers", "1"]
     runs = [
         subprocess.run(
             command, env=dict(os.environ, PYTHONHASHSEED=hash_seed), capture_output=True, text=True, check=True
-        ).stdout.splitlines()[:8]
+        ).stdout.splitlines()[:5]
         for hash_seed in ("1", "2")
     ]
     assert runs[0] == runs[1]
-    assert len(runs[0]) == 8
+    assert len(runs[0]) == 5
 
 
 def test_a_trace_changes_nothing_and_says_who_sent_what() -> None:
