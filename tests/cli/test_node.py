@@ -211,7 +211,7 @@ def test_directory_with_a_damaged_page(cli: Cli, copy: Path) -> None:
     assert ran.code == 74
     assert is_one_sentence(ran.err), ran.err
     assert "the data is damaged" in ran.err
-    assert "joins as a new member" in ran.err
+    assert "do not restore an old copy" in ran.err
     assert (copy / DATABASE).read_bytes() == before
 
 

@@ -156,7 +156,7 @@ def test_half_a_formatting_is_started_again(owner: Owner, directory: Path) -> No
 def test_database_that_is_none_is_never_formatted_again(owner: Owner, filled: Path, content: bytes) -> None:
     """H24: what lost its content on the disk must not come back as a blank voter."""
     (filled / DATABASE).write_bytes(content)
-    with pytest.raises(CorruptRecord, match="start the node with an empty one"):
+    with pytest.raises(CorruptRecord, match="do not restore an old copy"):
         owner.open(filled)
 
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leaderlease.cli.output import NOTHING, Table, output_option, plain, show, show_table
-from leaderlease.errors import CorruptRecord
 from leaderlease.paxos.ballot import ZERO, Ballot
 from leaderlease.paxos.lease import format_duration
 
@@ -28,6 +27,7 @@ def inspect(directory: Path, output: str) -> None:
     leaderlease node inspect /var/lib/leaderlease
     """
     from leaderlease.storage import inspect as storage
+    from leaderlease.storage.directory import corrupt
 
     found = storage.inspect(directory)
     registers = [_register(record) for record in found.registers]
@@ -37,12 +37,7 @@ def inspect(directory: Path, output: str) -> None:
         show(output, {**_head(found), "registers": registers, "problems": list(found.problems)}, "",
              [register["name"] for register in registers])  # fmt: skip
     if found.problems:
-        count = len(found.problems)
-        more = f" (1 of {count} problems)" if count > 1 else ""
-        raise CorruptRecord(
-            f"{directory}: the data is damaged: {found.problems[0]}{more}. Start the node with an empty directory; it "
-            "joins as a new member"
-        )
+        raise corrupt(directory, list(found.problems))
 
 
 def _head(found: "Inspection") -> dict[str, Any]:

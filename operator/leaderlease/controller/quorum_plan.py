@@ -103,7 +103,7 @@ def _settled(spec: QuorumSpec, view: QuorumView) -> Condition:
 def _amnesia(view: QuorumView) -> Condition:
     if view.strangers:
         who = ", ".join(f"{endpoint} ({uid or 'a blank disk'})" for endpoint, uid in view.strangers)
-        message = f"{who}: its disk is not that of a member, so it must not vote; replace the member that it was"
+        message = f"{who}: its disk is not that of a member, so it does not vote (docs/operations.md)"
         return Condition(ACCEPTOR_AMNESIA, TRUE, "ForeignDisk", message)
     if not view.is_known:
         return Condition(ACCEPTOR_AMNESIA, UNKNOWN, "Unreachable", "no node answers")

@@ -85,18 +85,18 @@ class Directory:
     def _history_refusal(self, hello: Hello) -> str:
         incarnation, boot_nonce = self._lives.get(hello.member, (0, ""))
         if incarnation == QUARANTINED:
-            return f"{hello.name} stays out: its disk was rolled back or copied before; replace the member"
+            return f"{hello.name} stays out: its disk was rolled back or copied before; it cannot vote any more"
         if hello.incarnation < incarnation:
             self._quarantine(hello.member)
             return (
                 f"{hello.name} comes back with incarnation {hello.incarnation} after {incarnation}: its disk was "
-                "rolled back, and what it promised since is lost; replace the member"
+                "rolled back, and what it promised since is lost; it cannot vote any more"
             )
         if hello.incarnation == incarnation and hello.boot_nonce != boot_nonce:
             self._quarantine(hello.member)
             return (
-                f"{hello.name} runs twice under incarnation {incarnation}: its disk was copied, or rolled back; stop it "
-                "and replace the member"
+                f"{hello.name} runs twice under incarnation {incarnation}: its disk was copied, or rolled back; stop "
+                "it, it cannot vote any more"
             )
         return ""
 

@@ -24,7 +24,8 @@ _DISK_ERRORS: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 _DAMAGES: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REFUSALS: Final = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
 _REBUILD: Final = (
-    "Move the directory away and start the node with an empty one; it joins as a new member. Do not restore an old copy"
+    "Move the directory away, and do not restore an old copy: this member is lost, and the others go on without it "
+    "(docs/operations.md)"
 )
 
 
