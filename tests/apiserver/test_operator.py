@@ -430,6 +430,29 @@ def test_restart_writes_nothing(
     assert "endpointslices" in writes[0][1], writes
 
 
+def test_namespace_that_goes_is_left_alone(world: World, api: ApiServer, operator: Replica, client: Client) -> None:
+    """What cannot be made any more is not tried again and again: 300 leases would ask thousands of times in vain."""
+    world.apply()
+    eventually("declared", lambda: declared(world))
+    api.request("DELETE", f"/api/v1/namespaces/{world.namespace}")  # it stays so: nobody here removes its finalizer
+    lease = client.acquire(f"{world.namespace}/billing", "billing-0")
+    refusals = 'leaderlease_reconcile_total{kind="lease",result="ending"}'
+    eventually("told that it goes", lambda: refusals in operator.http("/metrics"))
+
+    def is_left_alone() -> bool:
+        before = _count(operator.http("/metrics"), refusals)
+        time.sleep(3.0)  # several pauses of the back-off
+        return _count(operator.http("/metrics"), refusals) == before
+
+    eventually("only news of the quorum brings it back", is_left_alone, 20)
+    assert 'kind="lease",result="error"' not in operator.http("/metrics")
+    lease.release()
+
+
+def _count(text: str, series: str) -> float:
+    return float(next(line.split()[-1] for line in text.splitlines() if line.startswith(series)))
+
+
 def test_health_and_metrics(operator: Replica) -> None:
     """The HTTP port tells probes and people how the operator is."""
     assert operator.http("/livez") == "ok\n"

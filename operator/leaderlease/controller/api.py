@@ -27,6 +27,7 @@ MERGE: Final = "application/merge-patch+json"
 CREATED: Final = 201
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
+_ENDING: Final = "NamespaceTerminating"
 
 OnRequest = Callable[[str, str, int], None]
 """Called with verb, kind and code after each request; code 0 when there was no answer."""
@@ -41,15 +42,17 @@ class ApiError(LeaderLeaseError):
     Attributes:
         status: HTTP code; 0 when there was no answer.
         retry_after_s: What it asks for; 0 when it does not say.
+        is_ending: The namespace goes, so nothing new will ever be made in it, however often it is tried.
     """
 
     exit_code = 69
     code = "api"
 
-    def __init__(self, status: int, text: str, retry_after_s: float = 0.0) -> None:
+    def __init__(self, status: int, text: str, retry_after_s: float = 0.0, *, is_ending: bool = False) -> None:
         super().__init__(text)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.is_ending = is_ending
 
 
 async def load_configuration(kubeconfig: str = "", context: str = "") -> client.Configuration:
@@ -212,7 +215,8 @@ class Api:
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise ApiError(0, f"{method} {path}: no answer: {str(error) or type(error).__name__}") from error
         if not 200 <= answer.status < 300:
-            raise ApiError(answer.status, f"{method} {path}: {answer.status}: {_message(raw)}", _retry_after(answer))
+            text = f"{method} {path}: {answer.status}: {_message(raw)}"
+            raise ApiError(answer.status, text, _retry_after(answer), is_ending=_is_ending(raw))
         return raw
 
 
@@ -221,6 +225,14 @@ def _message(raw: bytes) -> str:
         return str(_decode(raw)["message"])
     except (msgspec.DecodeError, KeyError, TypeError):
         return raw[:200].decode(errors="replace")
+
+
+def _is_ending(raw: bytes) -> bool:
+    try:
+        causes = _decode(raw)["details"]["causes"]
+        return any(cause["reason"] == _ENDING for cause in causes)
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return False
 
 
 def _retry_after(answer: Any) -> float:

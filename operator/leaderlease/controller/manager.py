@@ -370,8 +370,9 @@ class Manager:
         except NotLeading:
             result = "not_leading"
         except ApiError as error:
-            result, pause_s = "error", error.retry_after_s
-            logger.warning("%s/%s: %s", namespace, name, error)
+            # In a namespace that goes nothing is tried again: the deletion of what is in it brings it here.
+            result, pause_s = ("ending", None) if error.is_ending else ("error", error.retry_after_s)
+            logger.log(logging.INFO if error.is_ending else logging.WARNING, "%s/%s: %s", namespace, name, error)
         except LeaderLeaseError as error:
             result, pause_s = "error", 0.0
             logger.warning("%s/%s: %s", namespace, name, error)
