@@ -38,8 +38,8 @@ def assert_nobody_follows(app: App, leader: Line) -> None:
     assert app.journal.terms(gone) == []
 
 
-def test_duration(deploy: Deploy) -> None:
-    """The holder goes on undisturbed under its grant; the next grant has the new duration."""
+def test_edits(deploy: Deploy, report: Report) -> None:
+    """A new duration is that of the next grant; who is not admitted any more goes on holding, and nobody new leads."""
     app = deploy(3.0)
     leader, began = app.leader(), boottime_ms()
     app.patch({"leaseDuration": "1s", "renewDeadline": "600ms", "retryPeriod": "150ms"})
@@ -48,20 +48,11 @@ def test_duration(deploy: Deploy) -> None:
     app.force_delete(leader.pod)
     after = app.journal.next_reign(leader.term, 10)
     assert after.until - after.asked <= 1000
+    app.wait_ready()
 
-
-def test_candidates_and_mode(deploy: Deploy, report: Report) -> None:
-    """Whoever is not admitted any more may go on holding; nobody new leads, until somebody is admitted again."""
-    app = deploy(1.0)
     figures = {}
-    for name, edit, undo in (
-        (
-            "candidates",
-            {"candidates": {"serviceAccountNames": ["nobody"]}},
-            {"candidates": {"serviceAccountNames": []}},
-        ),
-        ("paused", {"mode": "Paused"}, {"mode": "Active"}),
-    ):
+    nobody, anybody = ({"candidates": {"serviceAccountNames": names}} for names in (["nobody"], []))
+    for name, edit, undo in (("candidates", nobody, anybody), ("paused", {"mode": "Paused"}, {"mode": "Active"})):
         leader, began = app.leader(), boottime_ms()
         app.patch(edit)
         declared(app)

@@ -251,6 +251,20 @@ class App:
         """Remove a pod as people do when a node is gone."""
         kubectl("delete", "pod", pod, "-n", self.namespace, "--force", "--grace-period=0", "--wait=false")
 
+    def crash(self, leader: Line) -> tuple[Line, float]:
+        """Kill what runs in the leader's pod until somebody else leads; return its first answer, and the time since.
+
+        Again and again, because a pod that is back in time goes on in its old term, as it may.
+        """
+        killed = boottime_ms()
+        while True:
+            kill_processes(leader.uid)
+            found = self.journal.leader()
+            if found is not None and found.term > leader.term:
+                return found, (found.at - killed) / 1000
+            assert boottime_ms() < killed + (self.duration_s + 10) * 1000, f"nobody followed {leader}"
+            time.sleep(POLL_S / 5)
+
     def patch(self, spec: Mapping[str, Any]) -> None:
         """Change the LeaderLease."""
         body = json.dumps({"spec": spec})
@@ -271,16 +285,13 @@ Deploy = Callable[..., App]
 
 @contextlib.contextmanager
 def namespace(name: str) -> Iterator[str]:
-    """Make a namespace for one scenario, and remove it; afterwards nothing runs in it any more.
-
-    Kubernetes takes some seconds more to forget what it was; the end of the run waits for that.
-    """
+    """Make a namespace for one scenario, and order its end; the end of the run waits until it is gone."""
     apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     try:
         yield name
     finally:
         kubectl("delete", "namespace", name, "--wait=false")
-        until(f"no pod is left in {name}", lambda: not get("pods", "-n", name))
+        kubectl("delete", "pods", "--all", "-n", name, "--force", "--grace-period=0", "--wait=false")
 
 
 def forget(names: Sequence[str]) -> None:
