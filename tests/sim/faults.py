@@ -102,8 +102,10 @@ class Faults:
         if self.chance.random() < 0.5:
             return self._kill()
         self.world.counts["all nodes died at once"] += 1
+        self.world.pause_ms = self.chance.choice([5.0, 5.0, 500.0])
         for node in list(self.world.nodes.values()):
             node.die("all machines have lost power", is_silent=True)
+        self.world.pause_ms = None
         return None
 
     def _rollout(self) -> None:

@@ -220,6 +220,7 @@ class Node:
         """As ``node.Node._build``."""
         identity, member = self.storage.identity, self.member
         self.driver = Driver(self.configuration, member, identity.incarnation, self.storage, self.ports)
+        self.referee.began(self)
         self.driver.on_installed.append(lambda record: self.referee.installed(self, record))
         for record in self.disk.records.values():
             # Durable before the crash, and perhaps nobody was told: it counts from now on at the latest.

@@ -78,6 +78,7 @@ class Referee:
         self._acknowledged: dict[str, int] = {}
         self._fence: dict[str, tuple[int, str]] = {}
         self.live_nonces: dict[str, Actor] = {}
+        self._armed: dict[tuple[str, str], dict[str, float]] = {}
 
     def violated(self, text: str) -> None:
         """Stop the run: something happened that must not.
@@ -101,7 +102,9 @@ class Referee:
         kind = type(message)
         counts = self.counts
         if kind is Renew:
-            self._renews[node.member, message.attempt] = message
+            if (node.member, message.attempt) not in self._renews:
+                self._renews[node.member, message.attempt] = message
+                self._renews_itself(node, message)
         elif kind is Renewed:
             self._renewed(node, target, message)
         elif kind is Prepare:
@@ -149,7 +152,9 @@ class Referee:
             self.counts["evidence lifted a guard"] += 1
 
     def _accepted(self, node: "Node", message: Accepted) -> None:
-        self._on_disk(node, message.key, message.ballot, "has accepted")
+        record = self._on_disk(node, message.key, message.ballot, "has accepted")
+        if record is not None and record.value is not None and record.accepted == message.ballot:
+            self._arm(message.key, record.value.nonce, node.member)
         before = self._promised.get((node.member, message.key), ZERO)
         if message.ballot < before:
             self.violated(f"promise: {node.name} accepts {message.ballot} of {message.key} after promising {before}")
@@ -171,11 +176,58 @@ class Referee:
             record = node.disk.records.get(item.key)
             if record is None or record.accepted != ballot or record.value is None:
                 self.violated(f"durability: {node.name} renews {item.key} under {ballot}, which its disk lacks (R2)")
-            elif digest(record.value) != item.digest:
+            else:
+                self._arm(item.key, record.value.nonce, node.member)
+            if record is not None and record.value is not None and digest(record.value) != item.digest:
                 self.violated(f"durability: {node.name} renews {item.key} with another value than its disk has (R2)")
             before = self._promised.get((node.member, item.key), ZERO)
             if ballot < before:
                 self.violated(f"promise: {node.name} renews {item.key} under {ballot} after promising {before} (R2)")
+
+    def began(self, node: "Node") -> None:
+        """A life begins: it stands by what earlier ones promised, and waits for whoever may still believe (R5)."""
+        if node.name in self.world.images:
+            return
+        acceptor, now_ms = node.driver.acceptor, node.ports.now_ms()
+        for (member, key), before in self._promised.items():
+            if member == node.member:
+                register = acceptor.registers.get(key)
+                promised = register.promised if register is not None else acceptor._floor
+                if promised < before:
+                    self.violated(f"promise: {node.name} promised {before} of {key} and restarts at {promised} (R5)")
+        for key, register in acceptor.registers.items():
+            value = register.value
+            if value is None or value.holder is None or value.duration_ms is None:
+                continue
+            if register.expires_ms - now_ms < value.duration_ms + value.lock_delay_ms:
+                self.violated(f"belief: {node.name} restarts and does not wait for the holder of {key} (R5)")
+
+    def _renews_itself(self, node: "Node", message: Renew) -> None:
+        for item in message.items:
+            register = node.driver.acceptor.registers.get(item.key)
+            ballot = Ballot(item.counter, message.member, message.incarnation)
+            if register is None or register.value is None or register.pending is not None:
+                continue
+            if register.promised == register.accepted == ballot:
+                self._arm(item.key, register.value.nonce, node.member)
+
+    def _arm(self, key: str, nonce: str, member: str) -> None:
+        """A member guards for this nonce, for a whole duration from now on."""
+        self._armed.setdefault((key, nonce), {})[member] = self.world.engine.now
+
+    def _is_guarded(self, actor: "Actor", campaign: Campaign) -> None:
+        """What a client counts from lies before the instants at which a majority armed for it (R6)."""
+        belief = campaign.belief
+        assert belief is not None
+        clock = actor.process.clock
+        basis_ms = clock.since_ms + (belief.basis.boot_ms - 1_000.0) / clock.rates[1]
+        armed = self._armed.get((LEASE + campaign.name, campaign.holder.nonce), {})
+        guards = {member for member, at_ms in armed.items() if at_ms >= basis_ms - 0.001}
+        if not self.world.configuration.quorum().is_met(guards):
+            self.violated(
+                f"honesty: {actor.name} counts {campaign.name} term {campaign.term} from {basis_ms:.3f}, and since "
+                f"then {len(guards)} members have armed a timer for it (R6)"
+            )
 
     # --- what is proposed and chosen -----------------------------------------------------------------------------
 
@@ -221,6 +273,7 @@ class Referee:
         key.accepts.setdefault(record.accepted, record.value)
         acks = key.acks.setdefault(record.accepted, set())
         acks.add(node.member)
+        self._arm(record.key, record.value.nonce, node.member)
         if not node.configuration.quorum().is_met(acks):
             return
         value, ballot = record.value, record.accepted
@@ -307,6 +360,7 @@ class Referee:
                     f"belief: {actor.name} believes term {campaign.term} of {name} now, while {owner.name} believes "
                     f"term {theirs.term} for another {theirs.remaining_ms(owner.clock()):.1f} ms of its clock"
                 )
+        self._is_guarded(actor, campaign)
         self._count_win(actor, campaign)
         self._believing[name][nonce] = (actor, campaign)
         self._event(Kind.BELIEVE, name, nonce, campaign.term, self._until(actor, campaign))
@@ -344,6 +398,8 @@ class Referee:
 
     def renewed(self, actor: "Actor", campaign: Campaign) -> None:
         """A belief was prolonged."""
+        if campaign.duration_ms is not None:
+            self._is_guarded(actor, campaign)
         self._event(Kind.RENEWED, campaign.name, campaign.holder.nonce, campaign.term, self._until(actor, campaign))
 
     def stopped(self, actor: "Actor", campaign: Campaign, how: str) -> None:

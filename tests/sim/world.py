@@ -70,6 +70,8 @@ class World:
         self.faults = Faults(self)
         self.is_rolling = False
         self.is_healed = False
+        self.pause_ms: float | None = None
+        """How long nodes stay down that die now; None leaves it to chance."""
         self.refuses_to_start: set[str] = set()
         self.lost_disks: set[str] = set()
         self.backups: dict[str, list[MemoryDisk]] = {}
@@ -222,7 +224,7 @@ class World:
             self.counts["a majority was down"] += 1
         if node.name in self.images and not self.would_be_recognised(node.name, node.disk):
             return
-        pause_ms = self.engine.random.choice([5.0, 100.0, 500.0, 2_000.0])
+        pause_ms = self.pause_ms or self.engine.random.choice([5.0, 100.0, 500.0, 2_000.0])
         self.engine.later(pause_ms, lambda: self.start_node(node.name))
 
     def honest_disks(self) -> list[MemoryDisk]:
