@@ -29,7 +29,7 @@ def test_install_example_uninstall_install(images: None, report: Report) -> None
         first = e2e.get("ll", "billing", "-n", space)["status"]
         table = e2e.kubectl("get", "ll", "-A")
         print(table)
-        heading, row = table.splitlines()[:2]
+        heading, row = table.splitlines()[0], next(row for row in table.splitlines() if row.startswith(space))
         assert heading.split() == ["NAMESPACE", "NAME", "HOLDER", "TERM", "READY", "SINCE", "AGE"]
         assert row.split()[:5] == [space, "billing", first["holder"]["podName"], "1", "True"]
         answer = json.loads(e2e.kubectl("exec", "deploy/billing", "-n", space, "-c", "app", "--", "python3", "-c", ASK))
