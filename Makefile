@@ -83,6 +83,11 @@ sim-mutants: $(DEV) ## Leave out one rule at a time: after how many of SEEDS=100
 mutants: $(DEV) ## Leave out one rule of the protocol at a time: its directed tests must fail
 	$(BIN)/python tests/mutants/run.py
 
+.PHONY: model
+model: $(DEV) ## Check the TLA+ model: the rules in every state, each rule left out, traces of the code (needs java)
+	PYTHON=$(BIN)/python spec/fetch-tla2tools
+	LEADERLEASE_REQUIRE=model $(BIN)/python -m pytest -s tests/model
+
 .PHONY: lint
 lint: $(DEV) ## Check style, types and the import layers
 	$(BIN)/ruff check .
