@@ -7,14 +7,14 @@ from leaderlease.node.learner import Watch
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Value
 from leaderlease.paxos.messages import Accept, Chosen, Prepare, Renew, Renewed
-from leaderlease.wire.session import Granted, KeptAlive, Lost, Spec, Transition
+from leaderlease.wire.session import Failed, GoAway, Granted, KeptAlive, Lost, Spec, Transition
 from support.core import ALICE, BOB, CHARLIE
 from support.nodes import KEY, NAME, Client, Cluster
 
 
-def _holding(cluster: Cluster, member: int = 1) -> Client:
+def _holding(cluster: Cluster, member: int = 1, duration_ms: int = 1_000) -> Client:
     client = cluster[member].client("alice")
-    client.acquire(ALICE)
+    client.acquire(ALICE, duration_ms=duration_ms)
     cluster.run()
     (granted,) = client.got(Granted)
     assert granted.term == 1
@@ -384,3 +384,42 @@ def test_an_orderly_release_waits_for_no_lock_delay() -> None:
     bob.acquire(BOB)
     cluster.run(100)
     assert bob.got(Granted)[0].term == 2
+
+
+def test_a_node_that_reaches_no_majority_sends_holders_and_candidates_to_others() -> None:
+    """The nearest node is cut off from the others, not from its clients: Alice keeps her term through another node."""
+    cluster = Cluster()
+    alice, bob = _holding(cluster, duration_ms=3_000), cluster[1].client("bob")
+    bob.acquire(BOB)
+    cluster.run(1_000)
+    cluster.holds = lambda source, target, message: "1" in (source, target) and source != target
+    alice.keepalive()
+    cluster.run(600)
+    assert [answer.failed for answer in alice.got(KeptAlive)] == [("shop/lock",)]
+    assert len(alice.got(GoAway)) == 1
+    for member in "23":
+        cluster[1].driver.peer_changed(member, False)
+    bob.keepalive()
+    cluster.run(1)
+    assert len(bob.got(GoAway)) == 1, "he holds nothing, and would wait here in vain"
+    at_two = cluster[2].client("alice, again")
+    at_two.acquire(ALICE, duration_ms=3_000)
+    cluster.run(1)
+    assert at_two.got(Granted)[0].term == 1
+
+
+def test_a_session_that_has_just_come_is_not_sent_away() -> None:
+    """Where no node reaches a majority clients would run in circles."""
+    cluster = Cluster()
+    cluster.run(5_000)
+    for member in "23":
+        cluster[1].driver.peer_changed(member, False)
+    bob = cluster[1].client("bob")
+    bob.acquire(BOB)
+    cluster.run(500)
+    assert [answer.code for answer in bob.got(Failed)] == ["quorum"]
+    assert not bob.got(GoAway)
+    cluster.run(500)
+    bob.acquire(BOB)
+    cluster.run(500)
+    assert bob.got(GoAway)

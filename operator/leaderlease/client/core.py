@@ -135,7 +135,7 @@ class SessionCore:
                 if watch is not None and watch.take(message):
                     self.events.append(Observed(watch))
             case wire.GoAway():
-                self.close(f"the node is leaving: {message.reason}", now)
+                self.close(f"the node sends its clients to others: {message.reason}", now)
             case wire.Failed() if message.request in self._asks:
                 self._ask_failed(self._asks.pop(message.request), error_of(message), now)
             case wire.Failed():

@@ -8,6 +8,7 @@ from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Holder, Value, digest
 from leaderlease.paxos.messages import RenewItem
 from leaderlease.paxos.proposer import Attempt
+from leaderlease.wire.session import GoAway
 
 LEASE = "l/"
 SPEC = "s/"
@@ -16,6 +17,9 @@ WAITERS_MAX: Final = 10_000
 """Candidates of one lease at one node."""
 TODO_MAX: Final = 64
 """Requests that wait until the attempt of their lease has ended."""
+
+SETTLED_MS: Final = 1_000
+"""A session younger than this is not sent away: where no node reaches a majority, clients do not run in circles."""
 
 
 class Outbox(Protocol):
@@ -28,12 +32,14 @@ class Outbox(Protocol):
 class Session:
     """One client connection, as the lease logic sees it."""
 
-    __slots__ = ("is_closed", "last_seq", "leases", "name", "ordinal", "outbox", "principal", "waits", "watches")
+    __slots__ = ("is_closed", "last_seq", "leases", "name", "opened_ms", "ordinal", "outbox", "principal", "waits",
+                 "watches")  # fmt: skip
 
-    def __init__(self, outbox: Outbox, name: str, principal: Any) -> None:
+    def __init__(self, outbox: Outbox, name: str, principal: Any, opened_ms: int) -> None:
         self.outbox = outbox
         self.name = name
         self.principal = principal
+        self.opened_ms = opened_ms
         self.last_seq = 0
         self.ordinal = 0
         self.leases: dict[str, Home] = {}
@@ -45,6 +51,11 @@ class Session:
         """Send to the client, unless it has gone."""
         if not self.is_closed:
             self.outbox.push(message)
+
+    def send_away(self, now_ms: int) -> None:
+        """Ask the client to go to another node, for this one reaches no majority."""
+        if now_ms - self.opened_ms >= SETTLED_MS:
+            self.push(GoAway("it reaches no majority of the nodes"))
 
     def shown(self, holder: Holder | None) -> Holder | None:
         """Return a holder as this client may see it: only administrators see nonces (H19)."""

@@ -4,6 +4,8 @@ Rule 1: a renewal restarts timers and writes nothing. It counts for an item only
         uuid, acknowledged that item in this attempt (R2, R6, H34).
 Rule 2: a client hears one ``KeptAlive`` for each keepalive; what it lists in ``failed`` was not renewed.
 Rule 3: what a majority does not acknowledge is taken over under a higher ballot; a member that lacks a value gets it.
+Rule 4: a node that reaches no majority sends its clients to others, which may: nobody loses a lease, or waits, because
+        the nearest node is the one that was cut off.
 """
 
 from typing import Final
@@ -73,6 +75,8 @@ class Renewals:
 
     def keepalive(self, session: Session, seq: int) -> None:
         """Renew everything that this session holds here."""
+        if session.waits and not self._driver.is_quorum_connected():
+            session.send_away(self._driver.ports.now_ms())
         if not self._queue:
             self._driver.ports.call_soon(self._flush)
         self._queue.append((session, seq))
@@ -153,6 +157,8 @@ class Renewals:
         is_answered = driver.quorum.is_met(round_.refused.keys())
         stats = driver.stats
         for ask, start, end in round_.asks:
+            if not is_answered:
+                ask.session.send_away(driver.ports.now_ms())
             for position in range(start, end):
                 yes = [member for member, refused in round_.refused.items() if position not in refused]
                 if driver.quorum.is_met(yes):

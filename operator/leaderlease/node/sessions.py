@@ -99,7 +99,7 @@ class Sessions:
 
     def open(self, outbox: Outbox, name: str, principal: Principal = ADMIN) -> Session:
         """Begin a session; ``name`` is for people."""
-        session = Session(outbox, name, principal)
+        session = Session(outbox, name, principal, self.driver.ports.now_ms())
         self.open_sessions.add(session)
         return session
 
@@ -155,6 +155,8 @@ class Sessions:
         why_not = text or _refusal(session.principal, message.name, message.holder, spec, is_holder)
         if why_not or spec is None:
             session.push(Failed(message.request, "quorum" if text else "refused", why_not))
+            if text and message.is_waiting:
+                session.send_away(self.driver.ports.now_ms())
             return
         is_declared = message.name in self.specs.declared
         duration_ms = message.duration_ms
