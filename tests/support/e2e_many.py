@@ -17,6 +17,8 @@ CLIENTS = 20
 """Sessions of each pod."""
 LEASES = 300
 DURATION_S = 3.0
+SILENT_MS = 1_500.0
+"""A process with leases writes a hundred renewals in this time."""
 POLL_S = 1.0
 """Between two looks at everything that was written."""
 
@@ -31,7 +33,7 @@ class Crowd:
 
     namespace: str
     folder: Path
-    _events: list[Event] = field(default_factory=list)
+    _events: dict[Path, list[Event]] = field(default_factory=dict)
     _read: dict[Path, int] = field(default_factory=dict)
 
     def history(self) -> list[Event]:
@@ -44,9 +46,9 @@ class Crowd:
             self._read[path] = self._read.get(path, 0) + len(whole)
             for line in whole.splitlines():
                 fields = json.loads(line)
-                self._events.append(Event(**{**fields, "kind": Kind(fields["kind"])}))
-        self._events.sort(key=lambda event: event.at_ms)
-        return self._events
+                event = Event(**{**fields, "kind": Kind(fields["kind"])})
+                self._events.setdefault(path, []).append(event)
+        return sorted((event for events in self._events.values() for event in events), key=lambda event: event.at_ms)
 
     def held(self, at_ms: float) -> int:
         """Return how many leases somebody believed to hold at a time."""
@@ -54,12 +56,19 @@ class Crowd:
         return len({one.lease for one in held if one.since_ms <= at_ms < one.until_ms})
 
     def leaderless_ms(self, since_ms: float, until_ms: float) -> list[float]:
-        """Return for how long each lease had no leader within a time, in milliseconds; leases that always had are 0."""
+        """Return for how long each lease had no leader within a time, in milliseconds; leases that always had are 0.
+
+        A process that wrote nothing any more was dead from then on, and a dead holder leads nothing.
+        """
+        self.history()
         by_lease: dict[str, list[tuple[float, float]]] = {f"{self.namespace}/l{i}": [] for i in range(LEASES)}
-        for one in belief_intervals(self.history()):
-            start, end = max(one.since_ms, since_ms), min(one.until_ms, until_ms)
-            if start < end:
-                by_lease[one.lease].append((start, end))
+        for events in self._events.values():
+            last_ms = events[-1].at_ms
+            alive_until_ms = last_ms if last_ms < until_ms - SILENT_MS else until_ms
+            for one in belief_intervals(events):
+                start, end = max(one.since_ms, since_ms), min(one.until_ms, alive_until_ms)
+                if start < end:
+                    by_lease[one.lease].append((start, end))
         return [until_ms - since_ms - _covered(held) for held in by_lease.values()]
 
     def check(self) -> int:
