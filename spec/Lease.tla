@@ -59,7 +59,7 @@ Acc == Old \cup New
 Ballots == 1..MaxB
 M(rule) == rule \in Mut
 Nobody == [h |-> 0, t |-> 0]
-Forever == 1000
+Forever == 1000000
 Max(x, y) == IF x > y THEN x ELSE y
 
 \* Section 4.  The ends, in true time, of the worst clocks.
@@ -136,7 +136,6 @@ MayTake(a, m) ==
     /\ m.b >= prom[a]
     /\ ab[a] # m.b
     /\ M("noraise") \/ ab[a] < m.b
-    /\ M("acceptguard") => (~IsLive(a) \/ m.v.h = av[a].h)      \* H15: the guard is in Prepare only
 
 Accept(a) ==
     \E m \in p2 :
@@ -198,6 +197,10 @@ Restart(a) ==
 Best(R) == IF M("anyvalue") THEN CHOOSE m \in R : \A n \in R : m.ab <= n.ab   \* R7: the highest ballot decides
                             ELSE CHOOSE m \in R : \A n \in R : m.ab >= n.ab
 
+\* R7: values that a LIVE reported count as seen, too.  What it reports was durably accepted below b.
+Seen(b, best) ==
+    {best.av} \cup {ValueUnder(k) : k \in {j \in Ballots : best.ab < j /\ j < b /\ acks[j] # {}}}
+
 HasLetGo(c) == hold[c].st = "ended" \/ (M("letgolast") /\ hold[c].st = "holds")
 
 IsNeverHeld(v) == v.h # 0 /\ v.h \in NeverClients
@@ -220,7 +223,7 @@ Propose(b) ==
             /\ {m.a : m \in R} = S
             /\ IsQuorum(S, e)
             /\ \E c \in (IF Owner[b] = 0 THEN Clients ELSE {Owner[b]}) :
-               \E v \in Decisions(c, Best(R).av) :
+               \E seen \in Seen(b, Best(R)) : \E v \in Decisions(c, seen) :
                   p2' = p2 \cup {[b |-> b, e |-> e, c |-> c, v |-> v, age |-> 0]}
     /\ p2' # p2
     /\ p1' = IF KeepsPromises THEN p1 ELSE {m \in p1 : m.b # b}

@@ -11,7 +11,7 @@ Last == MaxB
 Candidate == Owner[Last]
 
 PromiseLast == \E a \in Acc : Promise(a, Last)
-AcceptLast == \E a \in Acc : Accept(a)
+AcceptLast == \E a \in Acc : Accept(a) /\ acks'[Last] # acks[Last]      \* all other messages are lost now
 Hurry == PromiseLast \/ AcceptLast \/ Propose(Last) \/ Grant(Last)
 
 Before ==
@@ -29,7 +29,12 @@ ProgressSpec ==
           \/ calm /\ After /\ UNCHANGED calm]_progressVars
     /\ WF_progressVars(calm /\ After /\ UNCHANGED calm)
 
-\* The candidate was granted the lease, or it has completed a lease without an end for the one whom that names.
-IsDecided == \E m \in p2 : m.b = Last /\ IsQuorum(acks[Last], m.e) /\ (m.v.h = Candidate => \E g \in granted : g.h = Candidate)
+\* The candidate was granted the lease, or has completed one without an end for whom that names, or a majority
+\* holds such a one already: then that is the holder, and no time ends it.
+IsChosen(m) == IsQuorum(acks[m.b], m.e)
+IsDecided ==
+    \E m \in p2 : /\ IsChosen(m)
+                  /\ \/ IsNeverHeld(m.v)
+                     \/ m.b = Last /\ \E g \in granted : g.h = Candidate
 Progress == calm ~> IsDecided
 ===============================================================================

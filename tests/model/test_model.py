@@ -70,13 +70,11 @@ MUTANTS = {
     "stayers": ("R8", "a member of both sets copies, too", SHRINKS, "Belief"),
     "noseen": ("R1", "evidence lifts a guard that guards nothing",
                Configuration("B123", 3, never="1 2", clients="1 2 3", is_liveness=True), "temporal"),
-    "acceptguard": ("R1", "the guard does not stand in Accept",
-                    Configuration("B123", 3, never="1 2", clients="1 2 3", is_liveness=True), "temporal"),
 }  # fmt: skip
 """Switch in Lease.tla -> rule, what it leaves out, where TLC looks, and what is violated then."""
 
 LIVENESS = {
-    "a timed lease runs out": Configuration("B12", 2, steps="tick restart", is_liveness=True),
+    "a timed lease runs out": Configuration("B112", 3, steps="tick restart", is_liveness=True),
     "half-finished leases without an end": Configuration(
         "B123", 3, never="1 2", clients="1 2 3", is_liveness=True
     ),
