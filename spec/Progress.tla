@@ -32,9 +32,11 @@ ProgressSpec ==
 \* The candidate was granted the lease, or has completed one without an end for whom that names, or a majority
 \* holds such a one already: then that is the holder, and no time ends it.
 IsChosen(m) == IsQuorum(acks[m.b], m.e)
+\* A majority that names one nonce, if under two ballots, counts as its hold: only its own request, or a revoke, goes on.
+IsHeldForever == \E c \in NeverClients : Majority({a \in Acc : av[a].h = c}, New)
 IsDecided ==
-    \E m \in p2 : /\ IsChosen(m)
-                  /\ \/ IsNeverHeld(m.v)
-                     \/ m.b = Last /\ \E g \in granted : g.h = Candidate
+    \/ IsHeldForever
+    \/ \E m \in p2 : /\ IsChosen(m)
+                      /\ IsNeverHeld(m.v) \/ (m.b = Last /\ \E g \in granted : g.h = Candidate)
 Progress == calm ~> IsDecided
 ===============================================================================
