@@ -34,9 +34,9 @@ ProgressSpec ==
 IsChosen(m) == IsQuorum(acks[m.b], m.e)
 \* A majority that names one nonce, if under two ballots, counts as its hold: only its own request, or a revoke, goes on.
 IsHeldForever == \E c \in NeverClients : Majority({a \in Acc : av[a].h = c}, New)
+
 IsDecided ==
     \/ IsHeldForever
-    \/ \E m \in p2 : /\ IsChosen(m)
-                      /\ IsNeverHeld(m.v) \/ (m.b = Last /\ \E g \in granted : g.h = Candidate)
+    \/ \E m \in p2 : IsChosen(m) /\ (IsNeverHeld(m.v) \/ (m.b = Last /\ \E g \in granted : g.h = Candidate))
 Progress == calm ~> IsDecided
 ===============================================================================
