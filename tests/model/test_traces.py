@@ -38,7 +38,7 @@ def _cases() -> list[Any]:
     cases = []
     for file, module in STORIES.items():
         for name, function in inspect.getmembers(module, inspect.isfunction):
-            if not name.startswith("test_") or "World(" not in inspect.getsource(module):
+            if not name.startswith("test_") or "world" not in inspect.getsource(function):
                 continue
             names = list(inspect.signature(function).parameters)
             if not names:
@@ -78,8 +78,7 @@ def test_what_the_code_did_is_a_behaviour_of_the_model(
 ) -> None:
     """Each step of each acceptor, proposal, renewal and belief is one that the model allows."""
     worlds = _worlds(file, story, options, monkeypatch)
-    if not worlds:
-        pytest.skip("model: this test has no world")
+    assert worlds
     for number, world in enumerate(worlds):
         assert _is_allowed(world, world.events, tmp_path / str(number)), world.events
 
