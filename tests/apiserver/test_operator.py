@@ -325,7 +325,12 @@ def test_idle_operator_writes_nothing(
     quiet_since, idle_from = time.monotonic(), len(api.audit())
     while time.monotonic() - quiet_since < IDLE_S:
         # What the start still had to do may end first: an idle stretch begins after the last write.
-        writes = [*operator.writes(api, idle_from), *second.writes(api, idle_from)]
+        writes = [
+            write
+            for write in (*operator.writes(api, idle_from), *second.writes(api, idle_from))
+            # What earlier tests left in other namespaces, pods without a sidecar, is told once more by a new replica.
+            if "/namespaces/" not in write[1] or f"/namespaces/{world.namespace}/" in write[1]
+        ]
         assert time.monotonic() < quiet_since + 4 * IDLE_S
         if writes and time.monotonic() - quiet_since < 2.0:
             idle_from = len(api.audit())

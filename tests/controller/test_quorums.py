@@ -34,11 +34,12 @@ async def test_one_node_that_knows_no_holder_ends_no_term(quorum: LocalQuorum, k
             async with client.lead(name, "a", duration="5s") as lease:
                 while link.truth(name).holder is None:
                     await changed.get()
-                told = link.truth(name)
                 assert link.client is not None
                 link._take(link.client, Transition(1, name, kind, lease.term, None, 1))
                 await asyncio.gather(*link._reads.values())
-                assert link.truth(name) == told
+                latest = link.truth(name).terms[0]
+                assert (latest.term, latest.holder, latest.reason) == (lease.term, link.truth(name).holder, "")
+                assert latest.holder is not None
             while link.truth(name).holder is not None:
                 await changed.get()
             assert link.truth(name).terms[0].reason == "Released"

@@ -9,7 +9,7 @@ from leaderlease.paxos.acceptor import Acceptor, Record
 from leaderlease.paxos.ballot import ZERO
 from leaderlease.paxos.lease import TERM_MAX, Value, check_value
 from leaderlease.paxos.messages import Accept, Accepted, Prepare, Promise
-from leaderlease.paxos.proposer import Acquire, Attempt, HandOver, Outcome, Vacate, Write, decide
+from leaderlease.paxos.proposer import Acquire, Attempt, Decision, HandOver, Outcome, Vacate, Write, decide
 from leaderlease.paxos.quorum import quorum_of
 from support.core import ALICE, BOB, CHARLIE, KEY, World, ballot_of, holder
 
@@ -196,3 +196,11 @@ def test_a_register_that_restarts_has_the_term_of_its_disk() -> None:
     assert value.term == 9
     assert acceptor.registers[KEY].accepted > ZERO
     assert not [name for name in dir(acceptor) if any(word in name for word in ("delete", "purge", "reset", "drop_"))]
+
+
+@pytest.mark.parametrize("seen", [None, Value(7, BOB, 1_000), Value(7, None, 1_000), Value(7, ALICE, 1_000)])
+def test_h18_who_goes_on_holding_gets_its_own_term_or_nothing(seen: Value | None) -> None:
+    """A nonce that believed one term is dead for every other, so a late take-over must not win it the next one."""
+    assert decide(Acquire(ALICE, 1_000, goes_on=6), seen) is None
+    mine = Value(6, ALICE, 1_000)
+    assert decide(Acquire(ALICE, 1_000, goes_on=6), mine) == Decision(mine, True)

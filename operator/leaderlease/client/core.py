@@ -246,6 +246,7 @@ class SessionCore:
                 campaign.holder,
                 campaign.duration_ms,
                 campaign.is_waiting or is_held,
+                campaign.term if is_held else 0,
             )
         )
 

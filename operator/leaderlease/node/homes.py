@@ -65,9 +65,22 @@ class Session:
 
 
 class Waiter:
-    """One candidate: a request that is neither granted nor denied yet."""
+    """One candidate: a request that is neither granted nor denied yet.
 
-    __slots__ = ("duration_ms", "holder", "is_cancelled", "is_waiting", "lock_delay_ms", "request", "session")
+    Attributes:
+        goes_on: The term that it holds already, by way of another node; 0 for one that wants the next.
+    """
+
+    __slots__ = (
+        "duration_ms",
+        "goes_on",
+        "holder",
+        "is_cancelled",
+        "is_waiting",
+        "lock_delay_ms",
+        "request",
+        "session",
+    )
 
     def __init__(
         self,
@@ -77,8 +90,10 @@ class Waiter:
         is_waiting: bool,
         duration_ms: int | None,
         lock_delay_ms: int,
+        goes_on: int = 0,
     ) -> None:
         self.session = session
+        self.goes_on = goes_on
         self.request = request
         self.holder = holder
         self.is_waiting = is_waiting

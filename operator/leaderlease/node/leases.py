@@ -140,7 +140,7 @@ class Leases:
         home.is_busy = True
         basis = waiter.session.last_seq
         wall_ms = driver.ports.wall_ms()
-        intent = Acquire(waiter.holder, waiter.duration_ms, waiter.lock_delay_ms, wall_ms)
+        intent = Acquire(waiter.holder, waiter.duration_ms, waiter.lock_delay_ms, wall_ms, waiter.goes_on)
         prepared = self._vacancies.take(home)
 
         def on_end(attempt: Attempt) -> None:
@@ -161,6 +161,10 @@ class Leases:
             self._back_off(home)
         elif attempt.outcome is None:
             self._timed_out(home, waiter, attempt)
+        elif attempt.outcome is Outcome.FAILED:
+            # It held, and its term has ended (H18): no answer but this one, however long it would wait.
+            waiter.is_waiting = False
+            self._deny(home, attempt.seen()[1], None)
         else:
             home.failures = 0
             if attempt.outcome is Outcome.COMPLETED and value is not None:
@@ -269,7 +273,7 @@ class Leases:
         now_ms = self._driver.ports.now_ms()
         if now_ms >= held.take_over_until_ms:
             held.take_over_until_ms = now_ms + (value.duration_ms or 0)
-        intent = Acquire(held.holder, value.duration_ms, value.lock_delay_ms, value.acquired_at_ms)
+        intent = Acquire(held.holder, value.duration_ms, value.lock_delay_ms, value.acquired_at_ms, value.term)
 
         def on_end(attempt: Attempt) -> None:
             self._taken_over(home, held, basis, attempt)

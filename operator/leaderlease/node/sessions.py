@@ -148,11 +148,18 @@ class Sessions:
             raise ConfigError(f"request {message.request} is open already")
         self.specs.look_up(message.name, lambda spec, text: self._admit(session, message, spec, text))
 
-    def _admit(self, session: Session, message: AcquireRequest, spec: Spec | None, text: str) -> None:
+    def _admit(
+        self, session: Session, message: AcquireRequest, spec: Spec | None, text: str, is_sure: bool = False
+    ) -> None:
         if session.is_closed:
             return
         is_holder = self._is_held_by(message.name, message.holder)
         why_not = text or _refusal(session.principal, message.name, message.holder, spec, is_holder)
+        if why_not and spec is not None and not is_sure:
+            # This node's copy may be old, and a refusal is final for the client: a majority is asked first.
+            again = lambda spec, text: self._admit(session, message, spec, text, True)  # noqa: E731
+            self.specs.look_up(message.name, again, is_sure=True)
+            return
         if why_not or spec is None:
             session.push(Failed(message.request, "quorum" if text else "refused", why_not))
             if text and message.is_waiting:
@@ -162,7 +169,9 @@ class Sessions:
         duration_ms = message.duration_ms
         if is_declared or duration_ms == 0:
             duration_ms = spec.duration_ms if is_declared else DURATION_DEFAULT_MS
-        waiter = Waiter(session, message.request, message.holder, message.is_waiting, duration_ms, spec.lock_delay_ms)
+        lock_delay_ms, goes_on = spec.lock_delay_ms, message.term
+        who = (session, message.request, message.holder, message.is_waiting)
+        waiter = Waiter(*who, duration_ms, lock_delay_ms, goes_on)
         self.leases.acquire(message.name, waiter)
 
     def _admit_again(self, name: str) -> None:

@@ -1,8 +1,8 @@
 """What was declared for each lease: a second register, written by the operator or the command line.
 
 Rule 1: a lease that is not declared cannot be acquired, unless the node declares by itself (``auto_declare``).
-Rule 2: this node's own copy answers where it has one; where it has none a majority is asked, so a node that was away
-        does not refuse what others know.
+Rule 2: this node's own copy answers where it has one; where it has none, or would refuse by it, a majority is asked, so
+        a node that was away does not refuse what others know.
 Rule 3: a withdrawn declaration leaves a tombstone: the generation goes on rising (R7).
 """
 
@@ -81,11 +81,13 @@ class Specs:
             if key.startswith(SPEC) and register.value is not None:
                 self._take(key, register.accepted, register.value)
 
-    def look_up(self, name: str, on_spec: OnSpec) -> None:
-        """Find what was declared for a lease, here or at a majority."""
+    def look_up(self, name: str, on_spec: OnSpec, *, is_sure: bool = False) -> None:
+        """Find what was declared for a lease: here or at a majority, or with ``is_sure`` at a majority anyhow."""
         spec = self.declared.get(name)
         until_ms = self._undeclared_until_ms.get(name, 0)
-        if spec is not None:
+        if is_sure:
+            self._reads.read(SPEC + name, lambda reading: self._found(name, reading, on_spec))
+        elif spec is not None:
             on_spec(spec, "")
         elif until_ms > self._driver.ports.now_ms():
             on_spec(AUTOMATIC if self.is_automatic else None, "")

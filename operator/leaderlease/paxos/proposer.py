@@ -18,12 +18,17 @@ from leaderlease.paxos.quorum import Quorum, Tally
 
 
 class Acquire(msgspec.Struct, frozen=True):
-    """Intent: ``holder`` wants the lease, or wants to go on holding it under a new ballot."""
+    """Intent: ``holder`` wants the lease, or wants to go on holding it under a new ballot.
+
+    Attributes:
+        goes_on: The term that it holds and wants to keep; it gets no other (H18). 0 for a candidate.
+    """
 
     holder: Holder
     duration_ms: int | None
     lock_delay_ms: int = 0
     acquired_at_ms: int = 0
+    goes_on: int = 0
 
 
 class Vacate(msgspec.Struct, frozen=True):
@@ -72,13 +77,16 @@ def decide(intent: Intent, seen: Value | None) -> Decision | None:
     term = seen.term if seen is not None else 0
     nonce = seen.nonce if seen is not None else ""
     match intent:
-        case Acquire(holder, duration_ms, lock_delay_ms, acquired_at_ms):
+        case Acquire(holder, duration_ms, lock_delay_ms, acquired_at_ms, goes_on):
             if seen is not None and nonce == holder.nonce:
                 # Its own, perhaps by a retry or through another node: the same value, the same term.
-                return Decision(seen, True)
+                return Decision(seen, True) if goes_on in (0, term) else None
             if seen is not None and seen.is_never:
                 # Half-finished or not, a classic lock is completed for whom it names.
                 return Decision(seen, False)
+            if goes_on:
+                # H18: its term has ended, and a nonce that believed one is dead for every other.
+                return None
             return Decision(Value(term + 1, holder, duration_ms, lock_delay_ms, acquired_at_ms), True)
         case HandOver(from_nonce, to, duration_ms, lock_delay_ms, acquired_at_ms):
             if seen is not None and nonce == to.nonce:

@@ -67,6 +67,7 @@ class AcquireRequest(_Message, frozen=True, tag="acq"):
     Attributes:
         duration_ms: 0 takes the declared duration, or the default; None is never.
         is_waiting: Stay in the queue until granted; else answer at once.
+        term: What this nonce holds already, and wants to keep by way of this node; it is given no other (H18).
     """
 
     request: int
@@ -75,6 +76,7 @@ class AcquireRequest(_Message, frozen=True, tag="acq"):
     holder: Holder
     duration_ms: int | None
     is_waiting: bool
+    term: int = 0
 
 
 class CancelRequest(_Message, frozen=True, tag="can"):
