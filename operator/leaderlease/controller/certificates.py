@@ -40,7 +40,7 @@ class Certificate:
 
     def __init__(self, cert: Path, key: Path) -> None:
         self._cert, self._key = cert, key
-        self._seen = self._stamp()
+        self._seen = tls.stamp((cert, key))
         self.reloads = 0
         self.ends_at_s = 0.0
         """Wall clock at which the certificate in use runs out."""
@@ -59,7 +59,7 @@ class Certificate:
 
     def look(self) -> bool:
         """Look once; return whether renewed files are in use now (rule 1)."""
-        stamp = self._stamp()
+        stamp = tls.stamp((self._cert, self._key))
         is_new = stamp != self._seen
         self._seen = stamp
         if is_new:
@@ -93,18 +93,6 @@ class Certificate:
             logger.error("%s", text)
         else:
             logger.warning("the certificate %s runs out in %.1f days", self._cert, (self.ends_at_s - now_s) / 86_400)
-
-    def _stamp(self) -> tuple[tuple[int, int, int], ...]:
-        # Inode, size and time: a mounted Secret is swapped by a rename of the directory behind a link.
-        stamps = []
-        for path in (self._cert, self._key):
-            try:
-                found = path.stat()
-            except OSError:
-                stamps.append((0, 0, 0))
-            else:
-                stamps.append((found.st_ino, found.st_size, found.st_mtime_ns))
-        return tuple(stamps)
 
 
 def _end_of(cert: Path) -> float:

@@ -37,7 +37,7 @@ class Rotation:
     def __init__(self, files: tuple[Path, Path, Path], contexts: Sequence[ssl.SSLContext]) -> None:
         self._files = files
         self._contexts = tuple(contexts)
-        self._seen = self._stamp()
+        self._seen = tls.stamp(self._files)
         self.reloads = 0
         self.is_refused = False
         self.ends_s = certificates.ends_s(files[0], files[2])
@@ -50,7 +50,7 @@ class Rotation:
 
     def look(self) -> bool:
         """Look once; return whether renewed files are in use now (rule 2)."""
-        stamp = self._stamp()
+        stamp = tls.stamp(self._files)
         if stamp == self._seen:
             return False
         self._seen = stamp
@@ -66,15 +66,3 @@ class Rotation:
         self.ends_s = certificates.ends_s(self._files[0], self._files[2])
         logger.info("renewed certificates are in use for new connections")
         return True
-
-    def _stamp(self) -> tuple[tuple[int, int, int], ...]:
-        # Inode, size and time: a projected volume is swapped by a rename of the directory behind a link.
-        stamps = []
-        for path in self._files:
-            try:
-                found = path.stat()
-            except OSError:
-                stamps.append((0, 0, 0))
-            else:
-                stamps.append((found.st_ino, found.st_size, found.st_mtime_ns))
-        return tuple(stamps)

@@ -36,7 +36,7 @@ class Authority:
         self._cert = Path(cert) if cert else None
         self._key = Path(key) if key else None
         self._ca = Path(ca)
-        self._seen = self._stamp()
+        self._seen = tls.stamp((self._cert, self._key, self._ca))
         self.context: ssl.SSLContext = tls.client_context(self._cert, self._key, self._ca)
 
     async def run(self) -> None:
@@ -47,7 +47,7 @@ class Authority:
 
     def look(self) -> bool:
         """Look once; return whether renewed files are in use now."""
-        stamp = self._stamp()
+        stamp = tls.stamp((self._cert, self._key, self._ca))
         if stamp == self._seen:
             return False
         self._seen = stamp
@@ -61,14 +61,3 @@ class Authority:
             return False
         log.info("renewed certificates are in use for new connections")
         return True
-
-    def _stamp(self) -> tuple[tuple[int, int, int], ...]:
-        # Inode, size and time: a projected volume is swapped by a rename of the directory behind a link.
-        stamps = []
-        for path in (self._cert, self._key, self._ca):
-            try:
-                found = path.stat() if path is not None else None
-            except OSError:
-                found = None
-            stamps.append((found.st_ino, found.st_size, found.st_mtime_ns) if found is not None else (0, 0, 0))
-        return tuple(stamps)

@@ -12,6 +12,7 @@ Policy 3: keys are files without a password; rotation is ``reload``, and concern
 """
 
 import ipaddress
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 CERT_FLAG: Final = "--tls-cert"
 KEY_FLAG: Final = "--tls-key"
 CA_FLAG: Final = "--tls-ca"
+Stamp = tuple[tuple[int, int, int], ...]
 PEM_BYTES_MAX: Final = 1 << 20
 """One file of certificates or one key, in bytes."""
 
@@ -113,6 +115,21 @@ def trust(context: "ssl.SSLContext", ca: Path) -> None:
 
     _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), ca)
     _trust(context, ca)
+
+
+def stamp(files: Iterable[Path | None]) -> Stamp:
+    """Return what changes when any of these files does; one that is missing counts as well.
+
+    Inode, size and time: a projected volume is swapped by a rename of the directory behind a link.
+    """
+    stamps = []
+    for path in files:
+        try:
+            found = path.stat() if path is not None else None
+        except OSError:
+            found = None
+        stamps.append((found.st_ino, found.st_size, found.st_mtime_ns) if found is not None else (0, 0, 0))
+    return tuple(stamps)
 
 
 def server_name(host: str) -> str:
