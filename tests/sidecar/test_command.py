@@ -28,6 +28,8 @@ from leaderlease.sidecar.command import (
 )
 
 WORKER = Path(__file__).parents[1] / "support" / "working_command.py"
+SHELL = ("bash", "-c")
+"""For scripts with traps. dash loses a signal that comes while it starts a program, which shares its memory then."""
 WAIT_S = 20.0
 """Bound of every wait; what is waited for takes much less."""
 RSS_MAX_KIB = 32 * 1024
@@ -205,7 +207,7 @@ def test_signals_reach_the_command(runs: Runs) -> None:
     """SIGHUP, SIGUSR1 and the like are CMD's business; none of them ends the wrapper."""
     numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH]
     traps = "".join(f"trap 'echo got {n.name.removeprefix('SIG')}' {n.name.removeprefix('SIG')}; " for n in numbers)
-    process = runs.start("sh", "-c", f"{traps} trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done")
+    process = runs.start(*SHELL, f"{traps} trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done")
     assert _line(process) == "ready"
     for number in numbers:
         process.send_signal(number)
@@ -246,7 +248,7 @@ def test_release_comes_after_the_command_has_ended(runs: Runs) -> None:
     """On SIGTERM CMD takes its time, and the next one waits for it, and for what it started."""
     path = runs.directory / "work"
     trap = f"trap '{sys.executable} -S {WORKER} {path} & sleep 0.3; exit 3' TERM"
-    first = runs.start("sh", "-c", f"{trap}; echo ready; while :; do sleep 0.01; done")
+    first = runs.start(*SHELL, f"{trap}; echo ready; while :; do sleep 0.01; done")
     _line(first)
     second = runs.worker(path)
     first.terminate()
@@ -314,7 +316,7 @@ def test_command_is_killed_before_the_lease_ends(runs: Runs, paused: Callable[[]
 def test_command_gets_sigterm_first(runs: Runs, paused: Callable[[], None]) -> None:
     """There is time to end in an orderly way, and with it another campaign."""
     script = "trap 'echo \"ended $LEASE_TERM\"; exit 9' TERM; echo ready; while :; do sleep 0.01; done"
-    process = runs.start("sh", "-c", script, options=("--duration", "1s"))
+    process = runs.start(*SHELL, script, options=("--duration", "1s"))
     assert _line(process) == "ready"
     paused()
     assert _line(process) == "ended 1"
@@ -329,7 +331,7 @@ def test_command_gets_sigterm_first(runs: Runs, paused: Callable[[], None]) -> N
 def test_stopped_wrapper_does_not_keep_sigterm_back(runs: Runs) -> None:
     """The guard sends it by its own clock; what CMD ends with then is a loss, not an exit of its own."""
     script = "trap 'echo ended; exit 0' TERM; echo ready; while :; do sleep 0.01; done"
-    process = runs.start("sh", "-c", script, options=("--duration", "1s", "--once"))
+    process = runs.start(*SHELL, script, options=("--duration", "1s", "--once"))
     assert _line(process) == "ready"
     process.send_signal(signal.SIGSTOP)
     assert _line(process) == "ended"
