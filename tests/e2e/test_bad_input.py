@@ -195,6 +195,9 @@ def test_disk_of_another_cluster() -> None:
         first, second = str(uuid.uuid4()), str(uuid.uuid4())
         release(space, first, "--wait")
         e2e.run("helm", "uninstall", "moved", "-n", space, "--wait")
+        # Helm does not wait for the pods of a StatefulSet, and the one that goes has the name of the next.
+        e2e.kubectl("wait", "pod", "--all", "-n", space, "--for=delete", "--timeout=60s", is_checked=False)
+        e2e.until("the pod is gone", lambda: not e2e.get("pods", "-n", space), 60)
         try:
             release(space, second)
             ended = e2e.until("the node gives up", lambda: termination(space), 60)
