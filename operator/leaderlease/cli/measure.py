@@ -195,16 +195,21 @@ def prepared(bench: Bench) -> dict[str, float]:
     return {"p50": result["p50_ms"], "p99": result["p99_ms"]}
 
 
+def _finished(bench: Bench, load: Load) -> tuple[dict[str, Any], float]:
+    """Let a load run from its "ready" to its "done"; return its result, and the CPU seconds of all nodes meanwhile."""
+    load.wait_for("ready")
+    before = cpu_seconds(bench.nodes)
+    load.wait_for("done")
+    spent = cpu_seconds(bench.nodes) - before
+    return load.result(), spent
+
+
 def cycles(bench: Bench) -> dict[str, float]:
     """Many clients in closed loops, each on a lease of its own."""
     sizes = bench.sizes
     load = Load("cycles", endpoints=bench.endpoints, prefix=fresh("cycle"), clients=sizes.cycle_clients,
                 seconds=sizes.cycle_s)  # fmt: skip
-    load.wait_for("ready")
-    before = cpu_seconds(bench.nodes)
-    load.wait_for("done")
-    spent = cpu_seconds(bench.nodes) - before
-    result = load.result()
+    result, spent = _finished(bench, load)
     measured = {
         "per_second": result["per_second"],
         "p50": result["p50_ms"],
@@ -222,11 +227,7 @@ def renewals(bench: Bench) -> dict[str, float]:
     sizes = bench.sizes
     load = Load("renewals", endpoints=bench.endpoints, prefix=fresh("renew"), sessions=sizes.renew_sessions,
                 leases=sizes.renew_leases, seconds=sizes.renew_s, pace=sizes.renew_pace)  # fmt: skip
-    load.wait_for("ready")
-    before = cpu_seconds(bench.nodes)
-    load.wait_for("done")
-    spent = cpu_seconds(bench.nodes) - before
-    result = load.result()
+    result, spent = _finished(bench, load)
     measured = {
         "per_second": result["per_second"],
         "half_p99": result["p99_ms"],
