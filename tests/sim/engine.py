@@ -8,9 +8,10 @@ Rule 3: a process may be told to die after so many more events of its own: betwe
 """
 
 import hashlib
-import heapq
 import random
 from collections.abc import Callable
+from heapq import heappop as _pop
+from heapq import heappush as _push
 from typing import Any
 
 Call = Callable[[], None]
@@ -33,10 +34,9 @@ class Clock:
         self.suspended_since: float | None = None
 
     def _awake_ms(self, now: float) -> float:
-        asleep = self.suspended_ms
-        if self.suspended_since is not None:
-            asleep += now - self.suspended_since
-        return now - self.since_ms - asleep
+        if self.suspended_since is None:
+            return now - self.since_ms - self.suspended_ms
+        return self.suspended_since - self.since_ms - self.suspended_ms
 
     def raw_ms(self, now: float) -> float:
         """Return CLOCK_MONOTONIC_RAW."""
@@ -94,7 +94,7 @@ class Process:
 
     def later(self, delay_ms: float, call: Call) -> Timer:
         """Call after this long on this machine's timer clock."""
-        return self._engine.later(max(0.0, delay_ms) / self.clock.rates[2], call, self)
+        return self._engine.later(delay_ms / self.clock.rates[2] if delay_ms > 0 else 0.0, call, self)
 
     def soon(self, call: Call) -> None:
         """Call after everything that is planned for now."""
@@ -141,12 +141,13 @@ class Engine:
     def plan(self, delay_ms: float, timer: Timer) -> None:
         """Put a timer into the heap."""
         self._count += 1
-        heapq.heappush(self._heap, (self.now + delay_ms, self._count, timer))
+        _push(self._heap, (self.now + delay_ms, self._count, timer))
 
     def later(self, delay_ms: float, call: Call, process: Process | None = None) -> Timer:
         """Call after ``delay_ms`` of true time."""
         timer = Timer(call, process)
-        self.plan(delay_ms, timer)
+        self._count = count = self._count + 1
+        _push(self._heap, (self.now + delay_ms, count, timer))
         return timer
 
     def say(self, who: str, text: str) -> None:
@@ -167,7 +168,7 @@ class Engine:
         """Let everything happen up to this instant."""
         heap = self._heap
         while heap and heap[0][0] <= until_ms:
-            self.now, _, timer = heapq.heappop(heap)
+            self.now, _, timer = _pop(heap)
             call, process = timer.call, timer.process
             if call is None:
                 continue

@@ -7,18 +7,20 @@ Rule 3: ``commit`` and ``deliver`` are apart, because a process may die between 
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from leaderlease.errors import DiskFailed, StorageError, WrongDirectory, invariant
 from leaderlease.paxos.acceptor import Ceiling, Record
 from leaderlease.paxos.membership import Configuration
 from leaderlease.storage.base import Durable, Identity, Loaded
+from leaderlease.storage.rows import Life
 
 BATCH_MAX: Final = 1023
 """Entries in one batch, as in ``writer``."""
 
 Schedule = Callable[[Callable[[], None]], None]
+Body = Record | Ceiling | Configuration | Life
 
 
 class MemoryDisk:
@@ -40,7 +42,7 @@ class MemoryDisk:
 
     def copy(self) -> "MemoryDisk":
         """Return this disk as it is now, unlocked."""
-        twin = MemoryDisk(self.member)
+        twin = type(self)(self.member)
         twin.incarnation, twin.boot_nonce = self.incarnation, self.boot_nonce
         twin.records, twin.peers = dict(self.records), dict(self.peers)
         twin.ceiling, twin.configuration = self.ceiling, self.configuration
@@ -51,8 +53,23 @@ class MemoryDisk:
         records = tuple(self.records[key] for key in sorted(self.records))
         return Loaded(records, self.ceiling, self.configuration)
 
+    def begin(self, boot_nonce: str) -> None:
+        """Begin the next life, durably; an empty nonce is made from member and incarnation."""
+        self.incarnation += 1
+        self.boot_nonce = boot_nonce or f"{self.member}/{self.incarnation}"
 
-Write = Callable[[MemoryDisk], None]
+    def write(self, batch: Sequence[tuple[str, Body]]) -> None:
+        """Take one transaction of keys and bodies, whole."""
+        for key, body in batch:
+            match body:
+                case Record():
+                    self.records[key] = body
+                case Ceiling():
+                    self.ceiling = body.counter
+                case Configuration():
+                    self.configuration = body
+                case Life():
+                    self.peers[key] = (body.incarnation, body.boot_nonce)
 
 
 class MemoryStorage:
@@ -82,19 +99,18 @@ class MemoryStorage:
         if disk.is_locked:
             raise WrongDirectory(f"disk of {disk.member}: locked by another process. Close that life first")
         disk.is_locked = True
-        disk.incarnation += 1
-        disk.boot_nonce = boot_nonce or f"{disk.member}/{disk.incarnation}"
+        disk.begin(boot_nonce)
         cluster = disk.configuration.cluster if disk.configuration is not None else ""
         self.identity = Identity(cluster, disk.member, disk.incarnation, disk.boot_nonce)
         self._disk = disk
         self._schedule = schedule
         self._on_failure = on_failure
         self._now_ms = now_ms
-        self._queue: deque[tuple[Write, Durable, float]] = deque()
+        self._queue: deque[tuple[str, Body, Durable, float]] = deque()
         self._committed: deque[Durable] = deque()
         self._peers = dict(disk.peers)
         self._is_scheduled = False
-        self._will_fail = False
+        self._will_fail = self._will_stick = False
         self._is_over = self._has_ended = False
 
     def load(self) -> Loaded:
@@ -103,14 +119,7 @@ class MemoryStorage:
 
     def append(self, record: Record | Ceiling, on_durable: Durable) -> None:
         """Queue one record; ``on_durable`` runs when its batch is flushed."""
-
-        def _write(disk: MemoryDisk) -> None:
-            if type(record) is Record:
-                disk.records[record.key] = record
-            elif type(record) is Ceiling:
-                disk.ceiling = record.counter
-
-        self._enqueue(_write, on_durable)
+        self._enqueue(record.key if type(record) is Record else "", record, on_durable)
 
     def configure(self, configuration: Configuration, on_durable: Durable) -> None:
         """Make the configuration, and with it the cluster, durable."""
@@ -120,27 +129,20 @@ class MemoryStorage:
             f"member {mine.member} of cluster {mine.cluster} was given a configuration of {configuration.cluster}",
         )
 
-        def _write(disk: MemoryDisk) -> None:
-            disk.configuration = configuration
-
         def _durable() -> None:
             self.identity = Identity(configuration.cluster, mine.member, mine.incarnation, mine.boot_nonce)
             on_durable()
 
-        self._enqueue(_write, _durable)
+        self._enqueue("", configuration, _durable)
 
     def remember_peer(self, member: str, incarnation: int, boot_nonce: str, on_durable: Durable) -> None:
         """Remember a peer's latest life."""
-        life = (incarnation, boot_nonce)
-
-        def _write(disk: MemoryDisk) -> None:
-            disk.peers[member] = life
 
         def _durable() -> None:
-            self._peers[member] = life
+            self._peers[member] = (incarnation, boot_nonce)
             on_durable()
 
-        self._enqueue(_write, _durable)
+        self._enqueue(member, Life(incarnation, boot_nonce), _durable)
 
     def peers(self) -> dict[str, tuple[int, str]]:
         """Return member uuid -> (incarnation, boot nonce), as remembered."""
@@ -152,7 +154,7 @@ class MemoryStorage:
 
     def oldest_pending_ms(self) -> float:
         """Return how long the oldest entry has been waiting for a flush; 0.0 when none does."""
-        return self._now_ms() - self._queue[0][2] if self._queue else 0.0
+        return self._now_ms() - self._queue[0][3] if self._queue else 0.0
 
     def flush(self) -> None:
         """Commit one batch and run its callbacks; schedule the next if more is queued."""
@@ -162,37 +164,42 @@ class MemoryStorage:
         if self._queue and not self._is_over:
             self._ask()
 
-    def commit(self) -> None:
-        """Make the next batch durable; its callbacks wait for ``deliver`` (rule 3)."""
+    def commit(self, entries: int = BATCH_MAX) -> None:
+        """Make the next batch, of this many entries at most, durable; its callbacks wait for ``deliver`` (rule 3)."""
         if self._is_over or not self._queue:
             return
-        if self._will_fail:
-            self._is_over = True
-            if self._on_failure is not None:
-                self._on_failure(DiskFailed(f"disk of {self._disk.member}: a write failed. The node leaves"))
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), entries, BATCH_MAX))]
+        if not self._will_fail or self._will_stick:
+            self._disk.write([(key, body) for key, body, _, _ in batch])
+        if not self._will_fail:
+            self._committed.extend(on_durable for _, _, on_durable, _ in batch)
             return
-        for _ in range(min(len(self._queue), BATCH_MAX)):
-            write, on_durable, _ = self._queue.popleft()
-            write(self._disk)
-            self._committed.append(on_durable)
+        self._is_over = True
+        if self._on_failure is not None:
+            self._on_failure(DiskFailed(f"disk of {self._disk.member}: a write failed. The node leaves"))
 
     def deliver(self) -> None:
         """Run the callbacks of what was committed, in order; also after a later batch has failed."""
         while self._committed:
             self._committed.popleft()()
 
-    def fail(self) -> None:
-        """Let the next commit fail, and with it all that follow."""
-        self._will_fail = True
+    def fail(self, *, sticks: bool = False) -> None:
+        """Let the next commit fail, and with it all that follow.
 
-    def crash(self, *, batches: int = 0) -> None:
+        Args:
+            sticks: What it writes is on the disk all the same: after a failed fsync it may be.
+        """
+        self._will_fail, self._will_stick = True, sticks
+
+    def crash(self, *, batches: int = 0, entries: int = BATCH_MAX) -> None:
         """End this life at once: no callback runs any more, what is queued is lost.
 
         Args:
             batches: How many of the queued batches reach the disk all the same, unannounced.
+            entries: Size of such a batch at most.
         """
         for _ in range(batches):
-            self.commit()
+            self.commit(entries)
         self._end()
 
     def close(self) -> None:
@@ -209,10 +216,10 @@ class MemoryStorage:
             self._disk.is_locked = False
         self._has_ended = self._is_over = True
 
-    def _enqueue(self, write: Write, on_durable: Durable) -> None:
+    def _enqueue(self, key: str, body: Body, on_durable: Durable) -> None:
         if self._is_over:
             return
-        self._queue.append((write, on_durable, self._now_ms()))
+        self._queue.append((key, body, on_durable, self._now_ms()))
         self._ask()
 
     def _ask(self) -> None:
