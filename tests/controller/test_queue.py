@@ -56,6 +56,33 @@ async def test_change_during_a_look_is_looked_at_again_and_never_at_the_same_tim
     assert looks == 2
 
 
+async def test_urgent_key_goes_before_all_that_wait() -> None:
+    """Also one that waits already, and one that becomes urgent during its own look; nothing is looked at twice."""
+    queue: Queue[str] = Queue()
+    looks: list[str] = []
+    gate = asyncio.Event()
+
+    async def look(key: str) -> float | None:
+        looks.append(key)
+        await gate.wait()
+        return None
+
+    worker = asyncio.create_task(queue.work(look))
+    for key in "abcd":
+        queue.add(key)
+    await settle()
+    assert looks == ["a"]
+    queue.add("a", is_urgent=True)
+    queue.add("c", is_urgent=True)
+    queue.add("e", is_urgent=True)
+    queue.add("e")
+    gate.set()
+    await settle()
+    assert not worker.done()
+    worker.cancel()
+    assert looks == ["a", "a", "c", "e", "b", "d"]
+
+
 async def test_failure_comes_again_later_and_a_change_cuts_the_pause_short() -> None:
     """Pauses double up to a bound; success ends the row."""
     queue: Queue[str] = Queue()

@@ -2,6 +2,8 @@
 
 Rule 1: an older version of an object never replaces a newer one, whichever way it came.
 Rule 2: a list removes only what it is newer than.
+Rule 3: what decides who may lead is urgent: a pod, or the spec of a LeaderLease. A candidate that waits to be admitted
+        must not wait until all that has happened is told.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -46,11 +48,11 @@ class Cache:
     """Objects by kind.
 
     Args:
-        on_lease: Called with the key of a LeaderLease that may want a look.
+        on_lease: Called with the key of a LeaderLease that may want a look, and whether that is urgent.
         on_quorum: Called with the name of a LeaderQuorum that has changed or gone.
     """
 
-    def __init__(self, on_lease: Callable[[Key], None], on_quorum: Callable[[str], None]) -> None:
+    def __init__(self, on_lease: Callable[[Key, bool], None], on_quorum: Callable[[str], None]) -> None:
         self._on_lease = on_lease
         self._on_quorum = on_quorum
         self._objects: dict[str, dict[Key, Entry]] = {
@@ -129,7 +131,7 @@ class Cache:
         self._objects[kind.name][key] = entry
         if kind in CHILDREN:
             self._index_child(kind, key, before, body)
-        self._announce(kind, key, body)
+        self._announce(kind, key, body, is_urgent=before is None or _generation(before) != _generation(entry))
 
     def remove(self, kind: Kind, namespace: str, name: str, version: int) -> None:
         """Forget an object that was deleted, unless a newer one of its name is known."""
@@ -147,7 +149,7 @@ class Cache:
             self._names[namespace].discard(name)
         if kind in CHILDREN:
             self._index_child(kind, (namespace, name), entry, None)
-        self._announce(kind, (namespace, name), entry.body)
+        self._announce(kind, (namespace, name), entry.body, is_urgent=True)
 
     def replace(self, kind: Kind, bodies: Iterable[Json], version: int) -> None:
         """Take a whole list of a kind."""
@@ -185,13 +187,13 @@ class Cache:
             if not children:
                 del self._children[key[0], owner]
 
-    def _announce(self, kind: Kind, key: Key, body: Json) -> None:
+    def _announce(self, kind: Kind, key: Key, body: Json, *, is_urgent: bool) -> None:
         if kind is LEADER_QUORUM:
             self._on_quorum(key[1])
         elif kind is LEADER_LEASE:
-            self._on_lease(key)
+            self._on_lease(key, is_urgent)
         elif owner := (body["metadata"].get("labels") or {}).get(LABEL_LEASE):
-            self._on_lease((key[0], owner))
+            self._on_lease((key[0], owner), False)
 
     def _announce_pod(self, pod: Pod) -> None:
         names = pod.injected & self._names.get(pod.namespace, set())
@@ -202,7 +204,11 @@ class Cache:
             if holder.get("podUID") == pod.uid:
                 names |= {name}
         for name in names:
-            self._on_lease((pod.namespace, name))
+            self._on_lease((pod.namespace, name), True)
+
+
+def _generation(entry: Entry) -> int:
+    return int(entry.body["metadata"].get("generation", 0))
 
 
 def _selects(spec: LeaseSpec, pod: Pod) -> bool:

@@ -221,8 +221,8 @@ class Manager:
         if pod is not None and pod.sidecar != "off":
             self.queue.add_later(("pod", namespace, name), GRACE_S)
 
-    def _on_lease(self, key: Key) -> None:
-        self.queue.add(("lease", *key))
+    def _on_lease(self, key: Key, is_urgent: bool) -> None:
+        self.queue.add(("lease", *key), is_urgent=is_urgent)
 
     def _on_quorum(self, name: str) -> None:
         self._follow_quorum(name)

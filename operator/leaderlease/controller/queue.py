@@ -1,4 +1,4 @@
-"""Keys that want a look: each once, never two at a time for the same, failures with back-off."""
+"""Keys that want a look: each once, never two at a time for the same, urgent ones first, failures with back-off."""
 
 import asyncio
 import random
@@ -14,10 +14,12 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Queue(Generic[Key]):
-    """A set of dirty keys, handed to workers in the order in which they became dirty."""
+    """A set of dirty keys, handed to workers in the order in which they became dirty, the urgent ones before all."""
 
     def __init__(self) -> None:
         self._ready: deque[Key] = deque()
+        self._urgent: dict[Key, None] = {}
+        """Dirty keys in the order in which they became urgent; those that are not busy are among the ready ones."""
         self._dirty: set[Key] = set()
         self._busy: set[Key] = set()
         self._failures: dict[Key, int] = {}
@@ -27,11 +29,18 @@ class Queue(Generic[Key]):
     def __len__(self) -> int:
         return len(self._dirty) + len(self._delayed)
 
-    def add(self, key: Key) -> None:
-        """Ask for a look at a key, now; a pause of its back-off is cut short."""
+    def add(self, key: Key, *, is_urgent: bool = False) -> None:
+        """Ask for a look at a key, now; a pause of its back-off is cut short.
+
+        Args:
+            key: The key.
+            is_urgent: It goes before all that are not, however long those have waited.
+        """
         handle = self._delayed.pop(key, None)
         if handle is not None:
             handle.cancel()
+        if is_urgent:
+            self._urgent[key] = None
         if key in self._dirty:
             return
         self._dirty.add(key)
@@ -59,7 +68,7 @@ class Queue(Generic[Key]):
             while not self._ready:
                 self._wake.clear()
                 await self._wake.wait()
-            key = self._ready.popleft()
+            key = self._take()
             self._dirty.discard(key)
             self._busy.add(key)
             try:
@@ -74,6 +83,14 @@ class Queue(Generic[Key]):
             else:
                 self.add_later(key, max(pause_s, self._backoff_s(key)))
 
+    def _take(self) -> Key:
+        for key in self._urgent:
+            if key not in self._busy:
+                del self._urgent[key]
+                self._ready.remove(key)
+                return key
+        return self._ready.popleft()
+
     def _backoff_s(self, key: Key) -> float:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
@@ -86,4 +103,5 @@ class Queue(Generic[Key]):
             handle.cancel()
         self._delayed.clear()
         self._dirty.clear()
+        self._urgent.clear()
         self._ready.clear()
