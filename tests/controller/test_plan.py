@@ -153,10 +153,12 @@ def test_server_defaults_are_no_difference() -> None:
 
 def test_new_lease_is_declared() -> None:
     """The spec goes to the quorum that it names, marked as ours."""
-    spec = {"quorum": "eu", "leaseDuration": "750ms", "lockDelay": "15s", "mode": "Paused"}
+    spec: Json = {"quorum": "eu", "leaseDuration": "750ms", "lockDelay": "15s", "mode": "Paused"}
+    spec |= {"renewDeadline": "500ms", "retryPeriod": "90ms", "preference": {"policy": "Ordinal", "noFailback": "24h"}}
     (action,) = of(Declare, plan(observed(spec=spec, declared=None)))
     assert (action.quorum, action.name) == ("eu", "shop/billing")
-    assert action.spec == Spec(750, 15_000, mode="Paused", source="kubernetes")
+    how = {"renew_deadline_ms": 500, "retry_period_ms": 90, "preference": "Ordinal", "no_failback_ms": 86_400_000}
+    assert action.spec == Spec(750, 15_000, mode="Paused", source="kubernetes", **how)  # type: ignore[arg-type]
 
 
 def test_candidates_become_uids() -> None:
@@ -388,6 +390,33 @@ def test_times_in_the_history_are_never_rewritten() -> None:
     assert plan(msgspec.structs.replace(seen, truth=other)) == []
 
 
+def test_a_quorum_that_was_made_anew_begins_its_history_anew() -> None:
+    """Term 1 of another quorum is another grant: its own times, its own Events, and nothing of the terms before."""
+    older = Term(1, holder(), AT_MS, AT_MS + 5, "Released")
+    seen = done(observed(held("billing-1", 2, older), pods=(pod(), pod("billing-1"))))
+    assert [one["term"] for one in seen.body["status"]["history"]] == [2, 1]
+    anew = Truth((Term(1, msgspec.structs.replace(holder(), nonce="f" * 32), AT_MS + 60_000),))
+    seen = msgspec.structs.replace(seen, truth=anew, holder_pod=pod())
+    found = status(seen)
+    assert found["acquireTime"] == "2026-01-01T00:01:00.000Z"
+    assert [(one["term"], one["acquireTime"], one.get("reason")) for one in found["history"]] == [
+        (1, found["acquireTime"], None)
+    ]
+    assert (found["term"], found["transitions"]) == (1, 2)
+    (mirror,) = of(LEASE, plan(seen))
+    assert mirror.body["spec"]["acquireTime"] == "2026-01-01T00:01:00.000000Z"
+    assert reasons(seen) == ["LeaderElected"]
+    assert plan(done(seen)) == []
+
+
+def test_the_history_does_not_tell_the_nonce() -> None:
+    """Whoever knows it could release the lease; the digest is for comparing alone."""
+    (entry,) = status(observed(held()))["history"]
+    assert len(entry["grant"]) == 16
+    assert entry["grant"] not in holder().nonce
+    assert holder().nonce not in str(status(observed(held())))
+
+
 def test_expiry_that_is_taken_back_disappears() -> None:
     """The holder was renewed by others: it leads on under the same term."""
     seen = done(observed(ended("Expired"), pods=(pod(),)))
@@ -440,8 +469,12 @@ def test_events_of_several_terms_come_in_order() -> None:
     older = (Term(2, holder("billing-1"), AT_MS, AT_MS, "Released"), Term(1, holder(), AT_MS, AT_MS, "Expired"))
     after = msgspec.structs.replace(seen, truth=held("billing-2", 3, *older))
     assert reasons(after) == ["LeaderLost", "LeaderElected", "LeaderStepDown", "LeaderElected"]
-    names = [post.body["metadata"]["name"] for post in of(Post, plan(after))]
-    assert names == [f"billing.11111111.{key}" for key in ("1.ended", "2.elected", "2.ended", "3.elected")]
+    names = [post.body["metadata"]["name"].split(".") for post in of(Post, plan(after))]
+    assert [(name[:2], name[2], name[4]) for name in names] == [
+        (["billing", "11111111"], *change)
+        for change in (("1", "ended"), ("2", "elected"), ("2", "ended"), ("3", "elected"))
+    ]
+    assert len({name[3] for name in names}) == 3, "each grant has its own name, also of a term that comes twice"
 
 
 def test_first_visit_tells_only_of_the_present() -> None:

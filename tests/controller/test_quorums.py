@@ -26,7 +26,7 @@ async def test_one_node_that_knows_no_holder_ends_no_term(quorum: LocalQuorum, k
     """A node that has just started says "nobody"; a majority is asked before anybody is told that a leader is lost."""
     name = f"shop/{kind}"
     changed: asyncio.Queue[str] = asyncio.Queue()
-    link = QuorumLink("default", quorum.endpoints, {}, changed.put_nowait, lambda _: None)
+    link = QuorumLink("default", quorum.endpoints, {}, changed.put_nowait, changed.put_nowait)
     link.start()
     try:
         await link.connected.wait()

@@ -72,6 +72,12 @@ def test_read_tells_when_it_was_granted_and_takes_an_expiry_back() -> None:
     assert terms(fold_info(told(("acquired", 4, A, 5)), vacant)) == [(4, "a", 5, 0, "Unknown")]
 
 
+def test_the_same_term_by_another_nonce_is_of_another_quorum() -> None:
+    """A quorum grants a term once: nothing of what was known is mixed into it."""
+    truth = told(("acquired", 1, A, 5), ("released", 1, None, 9), ("acquired", 2, A, 10), ("acquired", 2, B, 60))
+    assert terms(truth) == [(2, "b", 60, 0, "")]
+
+
 def test_memory_of_terms_is_bounded() -> None:
     """As many as a status shows."""
     truth = told(*(("acquired", term, A, term) for term in range(1, 30)))

@@ -18,6 +18,7 @@ def _option(name: str, **attributes: Any) -> Callable[[click.decorators.FC], cli
 
 
 _DAYS = click.IntRange(min=1, max=36_500)
+_HOURS = click.IntRange(min=1, max=8_760)
 
 
 @click.command(short_help="Issue the certificates of an installation in Kubernetes.")
@@ -30,6 +31,8 @@ _DAYS = click.IntRange(min=1, max=36_500)
 @_option("--ca-days", type=_DAYS, default=3650, help="How long the two authorities last.")
 @_option("--cert-days", type=_DAYS, default=90, help="How long certificates last.")
 @_option("--renew-before-days", type=_DAYS, default=30, help="Those that end sooner are issued anew.")
+@_option("--ca-overlap-hours", type=_HOURS, default=168,
+         help="A new authority is trusted for so long before it signs, and the old one for so long after.")  # fmt: skip
 @_option("--kubeconfig", default="", help="Path; the pod's own configuration, else ~/.kube/config, unless told.")
 @_option("--context", default="", help="Context of the kubeconfig.")
 def certificates(**settings: Any) -> None:
@@ -37,6 +40,9 @@ def certificates(**settings: Any) -> None:
 
     \b
     leaderlease certificates --namespace leaderlease-system --node-names '*.leaderlease-node.leaderlease-system.svc'
+
+    An authority that ends is replaced in three steps, a run each: the new one is trusted, it signs, the old one is
+    forgotten. Annotate its Secret with leaderlease.dev/rotate to have it replaced now.
     """
     log_to_stderr("info")
     if settings["renew_before_days"] >= settings["cert_days"]:
@@ -57,7 +63,8 @@ async def _issue(settings: dict[str, Any]) -> None:
     namespace, prefix = settings["namespace"], settings["prefix"]
     names = {kind: _names(settings[f"{kind}_names"]) for kind in issue.AUTHORITIES}
     names = {kind: wanted for kind, wanted in names.items() if wanted}
-    lifetimes = issue.Lifetimes(settings["ca_days"], settings["cert_days"], settings["renew_before_days"])
+    durations = (settings["ca_days"], settings["cert_days"], settings["renew_before_days"])
+    lifetimes = issue.Lifetimes(*durations, settings["ca_overlap_hours"])
     api = Api(await load_configuration(settings["kubeconfig"], settings["context"]))
     try:
         secrets = [f"{prefix}-{kind}-ca" for kind in ("node", "webhook")] + [f"{prefix}-{kind}-tls" for kind in names]

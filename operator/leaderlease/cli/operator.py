@@ -81,8 +81,8 @@ def operator(
     """
     log_to_stderr(log_level)
     try:
-        from leaderlease.controller.manager import Settings
         from leaderlease.controller.own_quorum import read_own_quorum
+        from leaderlease.controller.settings import Settings
     except ImportError as error:
         raise ConfigError(f"{error.name} is not installed: pip install 'leaderlease[operator]'") from error
     if tls_ca is None and (tls_cert or tls_key):
@@ -153,7 +153,9 @@ class _Webhook(NamedTuple):
             lambda result: manager.metrics.injections.labels(result).inc(),
         )
         await webhook.start(host.strip("[]"), int(port))
-        manager.more_checks["webhook"] = webhook.certificate.check
+        used = webhook.certificate
+        manager.more_checks["webhook"] = used.check
+        manager.certificates.append(lambda: ({"webhook": used.ends_at_s}, used.is_refused))
         return webhook
 
 

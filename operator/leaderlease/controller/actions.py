@@ -46,6 +46,14 @@ class Label(msgspec.Struct, frozen=True):
     role: str | None
 
 
+class Annotate(msgspec.Struct, frozen=True):
+    """Set an annotation of a pod."""
+
+    pod: Pod
+    name: str
+    value: str
+
+
 class Post(msgspec.Struct, frozen=True):
     """Create an Event, unless it was created before: its name says which change it tells of."""
 
@@ -62,7 +70,7 @@ class PatchStatus(msgspec.Struct, frozen=True):
     status: Json
 
 
-Action = Declare | Withdraw | Apply | Delete | Label | Post | PatchStatus
+Action = Declare | Withdraw | Apply | Delete | Label | Annotate | Post | PatchStatus
 
 
 def covers(observed: Any, wanted: Any) -> bool:

@@ -2,9 +2,11 @@
 
 Rule 1: every answer that is not 2xx is an ``ApiError`` with its code; a server that does not answer has code 0.
 Rule 2: nothing is retried here. Whoever queues the work does that, and minds ``retry_after_s``.
+Rule 3: a server that asks for a pause asks it of this whole process: ``pause_s`` tells how long nobody should ask.
 """
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -24,9 +26,10 @@ PAGE_ITEMS: Final = 500
 PAGES_MAX: Final = 1_000
 APPLY: Final = "application/apply-patch+yaml"
 MERGE: Final = "application/merge-patch+json"
-CREATED: Final = 201
 NOT_FOUND: Final = 404
 CONFLICT: Final = 409
+RETRY_AFTER_MAX_S: Final = 60.0
+"""A longer pause than this is not believed: it would look like an operator that has stopped."""
 _ENDING: Final = "NamespaceTerminating"
 
 OnRequest = Callable[[str, str, int], None]
@@ -93,6 +96,12 @@ class Api:
         self._on_request = on_request
         self.is_reachable = True
         """The latest request was answered."""
+        self._pause_until_s = 0.0
+
+    @property
+    def pause_s(self) -> float:
+        """How long the API server still wants to be left alone (rule 3); 0 when it does not."""
+        return max(0.0, self._pause_until_s - time.monotonic())
 
     async def close(self) -> None:
         """End all connections."""
@@ -216,7 +225,9 @@ class Api:
             raise ApiError(0, f"{method} {path}: no answer: {str(error) or type(error).__name__}") from error
         if not 200 <= answer.status < 300:
             text = f"{method} {path}: {answer.status}: {_message(raw)}"
-            raise ApiError(answer.status, text, _retry_after(answer), is_ending=_is_ending(raw))
+            retry_after_s = _retry_after(answer)
+            self._pause_until_s = max(self._pause_until_s, time.monotonic() + retry_after_s)
+            raise ApiError(answer.status, text, retry_after_s, is_ending=_is_ending(raw))
         return raw
 
 
@@ -237,6 +248,6 @@ def _is_ending(raw: bytes) -> bool:
 
 def _retry_after(answer: Any) -> float:
     try:
-        return max(0.0, float(answer.headers.get("Retry-After", 0)))
+        return min(RETRY_AFTER_MAX_S, max(0.0, float(answer.headers.get("Retry-After", 0))))
     except ValueError:
         return 0.0

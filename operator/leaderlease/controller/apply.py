@@ -2,17 +2,30 @@
 
 Rule 1: before each write the replica looks whether it may still write.
 Rule 2: the answer to a write goes into the cache, so the next plan sees it before the watch tells of it.
+Rule 3: what is gone needs no write, and neither does another object of the same name. Every other refusal is raised, so
+        that it is tried again: also a conflict with somebody who wrote the same object at the same time.
 """
 
 import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from leaderlease.controller.actions import Action, Apply, Declare, Delete, Label, PatchStatus, Post, Withdraw
+from leaderlease.controller.actions import Action, Annotate, Apply, Declare, Delete, Label, PatchStatus, Post, Withdraw
 from leaderlease.controller.api import CONFLICT, NOT_FOUND, Api, ApiError
 from leaderlease.controller.cache import Cache
 from leaderlease.controller.quorums import QuorumLink
-from leaderlease.controller.resource import API_VERSION, EVENT, LABEL_LEASE, LABEL_ROLE, LEADER_LEASE, POD, Json, Kind
+from leaderlease.controller.resource import (
+    API_VERSION,
+    EVENT,
+    LABEL_LEASE,
+    LABEL_ROLE,
+    LEADER_LEASE,
+    LEADER_QUORUM,
+    POD,
+    Json,
+    Kind,
+    Pod,
+)
 from leaderlease.errors import LeaderLeaseError
 
 logger = logging.getLogger("leaderlease.operator.apply")
@@ -85,21 +98,21 @@ class Applier:
                 found = self._cache.get(kind, namespace, name)
                 if found is not None and found["metadata"]["uid"] == uid:
                     self._cache.remove(kind, namespace, name, int(found["metadata"]["resourceVersion"]))
-            case Label():
-                await self._label(action)
+            case Label(pod, role):
+                await self._mark(pod, {"labels": {LABEL_ROLE: role}})
+            case Annotate(pod, name, value):
+                await self._mark(pod, {"annotations": {name: value}})
             case Post(body):
                 await self._post(body)
             case PatchStatus():
                 await self._patch_status(action)
 
-    async def _label(self, action: Label) -> None:
-        pod = action.pod
-        body = {"metadata": {"uid": pod.uid, "labels": {LABEL_ROLE: action.role}}}
+    async def _mark(self, pod: Pod, changes: Json) -> None:
+        body = {"metadata": {"uid": pod.uid, **changes}}
         try:
             self._cache.put(POD, await self._api.merge(POD, pod.namespace, pod.name, body))
         except ApiError as error:
-            # Gone, or another pod of the same name by now: no label to write.
-            if error.status not in (NOT_FOUND, CONFLICT):
+            if not await self._is_gone(error, POD, pod.namespace, pod.name, pod.uid):
                 raise
 
     async def _post(self, body: Json) -> None:
@@ -118,10 +131,18 @@ class Applier:
         try:
             self._cache.put(action.kind, await self._api.apply(action.kind, body, "status"))
         except ApiError as error:
-            if error.status not in (NOT_FOUND, CONFLICT):
+            if not await self._is_gone(error, action.kind, action.namespace, action.name, action.uid):
                 raise
-            # CONFLICT: the uid is another's. Deleted, and perhaps created again: its own event brings it here.
+            # Deleted, and perhaps created again: its own event brings it here.
             logger.info("%s/%s: gone before its status was written", action.namespace, action.name)
+
+    async def _is_gone(self, error: ApiError, kind: Kind, namespace: str, name: str, uid: str) -> bool:
+        """Tell whether a refusal means that the object with this uid is not there any more (rule 3)."""
+        # LeaderQuorums cannot be read one by one: a right that is hardly ever used is not given.
+        if error.status != CONFLICT or kind is LEADER_QUORUM:
+            return error.status == NOT_FOUND
+        found = await self._api.get(kind, namespace, name)
+        return found is None or found["metadata"]["uid"] != uid
 
 
 async def find_child(api: Api, cache: Cache, kind: Kind, namespace: str, name: str) -> Json | None:

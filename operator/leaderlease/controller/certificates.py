@@ -42,6 +42,8 @@ class Certificate:
         self._cert, self._key = cert, key
         self._seen = tls.stamp((cert, key))
         self.reloads = 0
+        self.is_refused = False
+        """The files as they are now cannot be used; older ones are."""
         self.ends_at_s = 0.0
         """Wall clock at which the certificate in use runs out."""
         self._warned_at_s = 0.0
@@ -68,9 +70,10 @@ class Certificate:
                 self.ends_at_s = _end_of(self._cert)
             except ConfigError as error:
                 logger.error("the renewed certificate cannot be used, the old one stays: %s", _named(error))
-                is_new = False
+                is_new, self.is_refused = False, True
             else:
                 self.reloads += 1
+                self.is_refused = False
                 self._warned_at_s = 0.0
                 logger.info("the renewed certificate is in use")
         self._warn()

@@ -15,11 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from leaderlease.controller.parameters import PREFIX, Parameters, read_parameters
-from leaderlease.controller.resource import ANNOTATION_STATUS, INJECTED, SIDECAR, Json, sidecar_state
+from leaderlease.controller.parameters import Parameters, read_parameters
+from leaderlease.controller.resource import ANNOTATION_CA, ANNOTATION_STATUS, INJECTED, SIDECAR, Json, sidecar_state
 from leaderlease.errors import ConfigError
 
-ANNOTATION_CA: Final = f"{PREFIX}ca"
 NAMESPACES_NEVER: Final = ("kube-system", "kube-public", "kube-node-lease")
 CA_BYTES_MAX: Final = 64 << 10
 """A pod's annotations have 256 KiB in all."""

@@ -2,8 +2,11 @@
 
 Rule 1: the webhook's authority is another than the nodes', for whoever shows a certificate of the nodes' authority is
         an administrator.
-Rule 2: an authority that exists is kept. A certificate is issued anew when it ends soon, was issued for other names,
-        or by another authority; nothing else is written.
+Rule 2: an authority that exists is kept until it would end before the certificates that it signs, or until somebody
+        asks for another. A certificate is issued anew when it ends soon, was issued for other names, or by another
+        authority; nothing else is written.
+Rule 3: a new authority is trusted everywhere for a whole overlap before it signs anything, and the one before for a
+        whole overlap after it has stopped. So at each moment everybody trusts what anybody shows.
 """
 
 import base64
@@ -21,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from leaderlease.controller.actions import Action, Apply
-from leaderlease.controller.resource import LABEL_MANAGED, MANAGER, Json, Kind
+from leaderlease.controller.resource import GROUP, LABEL_MANAGED, MANAGER, Json, Kind
 from leaderlease.errors import ConfigError
 
 SECRET: Final = Kind("Secret", "", "v1", "secrets")
@@ -29,6 +32,14 @@ WEBHOOKS: Final = Kind(
     "MutatingWebhookConfiguration", "admissionregistration.k8s.io", "v1", "mutatingwebhookconfigurations", False
 )
 WEBHOOK_NAME: Final = "inject.leaderlease.dev"
+ANNOTATION_ROTATE: Final = f"{GROUP}/rotate"
+"""On the Secret of an authority, by people: any text that is not the one before asks for a new authority."""
+ANNOTATION_ROTATED: Final = f"{GROUP}/rotated"
+"""Likewise, by us: the text that was acted upon."""
+ANNOTATION_SINCE: Final = f"{GROUP}/since"
+"""Likewise: when the present overlap began, in Unix seconds."""
+ANNOTATION_END: Final = f"{GROUP}/ends-at"
+"""Likewise: when the authority that signs ends, in Unix seconds; for the chart, which cannot read certificates."""
 LEEWAY: Final = datetime.timedelta(minutes=5)
 """How far other clocks may be behind when a certificate is new."""
 AUTHORITIES: Final = {"node": "node", "operator": "node", "webhook": "webhook"}
@@ -41,11 +52,28 @@ USAGES: Final = {
 
 
 class Lifetimes(msgspec.Struct, frozen=True):
-    """How long things last, in days."""
+    """How long things last.
+
+    Attributes:
+        overlap_hours: How long two authorities are trusted before the newer one signs, and again before the older one
+            is forgotten. Longer than Secrets and annotations take to reach all processes, which is some minutes.
+    """
 
     authority_days: int = 3650
     certificate_days: int = 90
     renew_before_days: int = 30
+    overlap_hours: int = 168
+
+    @property
+    def overlap(self) -> datetime.timedelta:
+        """The overlap."""
+        return datetime.timedelta(hours=self.overlap_hours)
+
+    @property
+    def authority_renew_before(self) -> datetime.timedelta:
+        """When an authority is replaced: while it outlasts what it signs, and not in the first part of its life."""
+        wanted = datetime.timedelta(days=self.certificate_days) + 2 * self.overlap
+        return min(wanted, datetime.timedelta(days=self.authority_days) / 3)
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -53,6 +81,55 @@ class Pair(msgspec.Struct, frozen=True):
 
     certificate: bytes
     key: bytes
+
+
+class Authority(msgspec.Struct, frozen=True):
+    """Who signs, and who is trusted besides: never both ``coming`` and ``previous``.
+
+    Attributes:
+        signer: Signs.
+        coming: Is trusted already, and signs when the overlap is over.
+        previous: Certificate that signed before, and is trusted until the overlap is over.
+        since: When the overlap began.
+        rotated: What people asked for last, and got.
+    """
+
+    signer: Pair
+    coming: Pair | None = None
+    previous: bytes = b""
+    since: datetime.datetime | None = None
+    rotated: str = ""
+
+    @property
+    def bundle(self) -> bytes:
+        """PEM of all that are trusted, the signer first."""
+        others = (self.coming.certificate if self.coming else b"", self.previous)
+        return b"".join(one.rstrip() + b"\n" for one in (self.signer.certificate, *others) if one)
+
+
+def next_authority(kind: str, found: Authority, asked: str, lifetimes: Lifetimes, now: datetime.datetime) -> Authority:
+    """Return what an authority should be now; the same where nothing is to be done (rules 2 and 3).
+
+    Args:
+        kind: ``node`` or ``webhook``.
+        found: What it is.
+        asked: What people want, from ``ANNOTATION_ROTATE``.
+        lifetimes: How long things last.
+        now: With a time zone.
+    """
+    end = x509.load_pem_x509_certificate(found.signer.certificate).not_valid_after_utc
+    is_over = found.since is None or now >= min(found.since + lifetimes.overlap, end)
+    if found.coming is not None:
+        if not is_over:
+            return found
+        return Authority(found.coming, None, found.signer.certificate, now, found.rotated)
+    if found.previous:
+        # Its own end does not matter here: what it signed was replaced when the overlap began.
+        is_over = found.since is None or now >= found.since + lifetimes.overlap
+        return Authority(found.signer, rotated=found.rotated) if is_over else found
+    if asked in ("", found.rotated) and now < end - lifetimes.authority_renew_before:
+        return found
+    return Authority(found.signer, new_authority(_name_of(kind), now, lifetimes.authority_days), b"", now, asked)
 
 
 def plan_certificates(
@@ -63,7 +140,7 @@ def plan_certificates(
     lifetimes: Lifetimes,
     now: datetime.datetime,
 ) -> tuple[list[Action], bytes]:
-    """Return what should be written (rule 2), and the PEM of the webhook's authority.
+    """Return what should be written, and the PEM of the webhook's authorities.
 
     Args:
         found: Name of a Secret -> the Secret, or None if there is none.
@@ -77,22 +154,30 @@ def plan_certificates(
         ConfigError: A Secret holds something else.
     """
     actions: list[Action] = []
-    authorities: dict[str, Pair] = {}
+    authorities: dict[str, Authority] = {}
     for kind in ("node", "webhook"):
         name = f"{prefix}-{kind}-ca"
-        pair = _pair_of(name, found.get(name))
-        if pair is None:
-            pair = new_authority(f"leaderlease-{kind}-ca", now, lifetimes.authority_days)
-            actions.append(Apply(SECRET, _secret(namespace, name, pair, pair.certificate)))
-        authorities[kind] = pair
+        secret = found.get(name)
+        before = _authority_of(name, secret)
+        asked = _annotation(secret, ANNOTATION_ROTATE)
+        if before is None:
+            signer = new_authority(_name_of(kind), now, lifetimes.authority_days)
+            after = Authority(signer, rotated=asked)
+        else:
+            after = next_authority(kind, before, asked, lifetimes, now)
+        if after != before:
+            actions.append(Apply(SECRET, _authority_secret(namespace, name, after)))
+        authorities[kind] = after
     for kind, wanted in names.items():
         name, authority = f"{prefix}-{kind}-tls", authorities[AUTHORITIES[kind]]
         pair = _pair_of(name, found.get(name))
         soon = now + datetime.timedelta(days=lifetimes.renew_before_days)
-        if pair is None or not _is_good(pair, wanted, authority, soon):
-            pair = new_certificate(authority, kind, wanted, now, lifetimes.certificate_days)
-            actions.append(Apply(SECRET, _secret(namespace, name, pair, authority.certificate)))
-    return actions, authorities["webhook"].certificate
+        is_good = pair is not None and _is_good(pair, wanted, authority.signer, soon)
+        if pair is None or not is_good:
+            pair = new_certificate(authority.signer, kind, wanted, now, lifetimes.certificate_days)
+        if not is_good or _text(found.get(name), "ca.crt") != authority.bundle:
+            actions.append(Apply(SECRET, _secret(namespace, name, pair, authority.bundle)))
+    return actions, authorities["webhook"].bundle
 
 
 def plan_webhook(name: str, found: Json, authority: bytes) -> list[Action]:
@@ -188,12 +273,24 @@ def _is_good(pair: Pair, names: tuple[str, ...], authority: Pair, until: datetim
     return set(found) == set(_general(names)) and certificate.not_valid_after_utc > until
 
 
-def _pair_of(name: str, secret: Json | None) -> Pair | None:
-    data = (secret or {}).get("data") or {}
-    if not data.get("tls.crt") or not data.get("tls.key"):
-        return None
+def _name_of(kind: str) -> str:
+    return f"leaderlease-{kind}-ca"
+
+
+def _annotation(secret: Json | None, name: str) -> str:
+    return str(((secret or {}).get("metadata", {}).get("annotations") or {}).get(name, ""))
+
+
+def _text(secret: Json | None, key: str) -> bytes:
+    """Return one entry of a Secret; empty where there is none."""
+    return base64.b64decode(((secret or {}).get("data") or {}).get(key) or b"")
+
+
+def _pair_of(name: str, secret: Json | None, certificate: str = "tls.crt", key: str = "tls.key") -> Pair | None:
     try:
-        pair = Pair(base64.b64decode(data["tls.crt"]), base64.b64decode(data["tls.key"]))
+        pair = Pair(_text(secret, certificate), _text(secret, key))
+        if not pair.certificate or not pair.key:
+            return None
         x509.load_pem_x509_certificate(pair.certificate)
         serialization.load_pem_private_key(pair.key, None)
     except (ValueError, binascii.Error) as error:
@@ -201,8 +298,38 @@ def _pair_of(name: str, secret: Json | None) -> Pair | None:
     return pair
 
 
-def _secret(namespace: str, name: str, pair: Pair, authority: bytes) -> Json:
-    content = {"ca.crt": authority, "tls.crt": pair.certificate, "tls.key": pair.key}
+def _authority_of(name: str, secret: Json | None) -> Authority | None:
+    signer = _pair_of(name, secret)
+    if signer is None:
+        return None
+    since = _annotation(secret, ANNOTATION_SINCE)
+    return Authority(
+        signer,
+        _pair_of(name, secret, "next.crt", "next.key"),
+        _text(secret, "previous.crt"),
+        datetime.datetime.fromtimestamp(int(since), datetime.UTC) if since.isdigit() else None,
+        _annotation(secret, ANNOTATION_ROTATED),
+    )
+
+
+def _authority_secret(namespace: str, name: str, authority: Authority) -> Json:
+    coming = authority.coming
+    more = {"next.crt": coming.certificate, "next.key": coming.key} if coming is not None else {}
+    if authority.previous:
+        more["previous.crt"] = authority.previous
+    body = _secret(namespace, name, authority.signer, authority.bundle, more)
+    end = x509.load_pem_x509_certificate(authority.signer.certificate).not_valid_after_utc
+    annotations = {ANNOTATION_END: str(int(end.timestamp()))}
+    if authority.since is not None:
+        annotations[ANNOTATION_SINCE] = str(int(authority.since.timestamp()))
+    if authority.rotated:
+        annotations[ANNOTATION_ROTATED] = authority.rotated
+    body["metadata"]["annotations"] = annotations
+    return body
+
+
+def _secret(namespace: str, name: str, pair: Pair, authority: bytes, more: Mapping[str, bytes] | None = None) -> Json:
+    content = {"ca.crt": authority, "tls.crt": pair.certificate, "tls.key": pair.key, **(more or {})}
     return {
         "apiVersion": "v1",
         "kind": "Secret",

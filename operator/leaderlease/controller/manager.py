@@ -10,10 +10,8 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
-import msgspec
 from kubernetes.aio import client
 
 from leaderlease.controller.actions import Action
@@ -23,7 +21,7 @@ from leaderlease.controller.cache import WATCHED, Cache, Key
 from leaderlease.controller.handlers import Watcher
 from leaderlease.controller.keys import hand_over_keys
 from leaderlease.controller.leadership import Leadership
-from leaderlease.controller.metrics import Metrics
+from leaderlease.controller.metrics import Metrics, ReadCertificate
 from leaderlease.controller.missed import GRACE_S, Missed
 from leaderlease.controller.node_tls import NodeTls
 from leaderlease.controller.observe import Observer, now_text
@@ -43,6 +41,8 @@ from leaderlease.controller.resource import (
     Kind,
     quorum_spec,
 )
+from leaderlease.controller.settings import Settings
+from leaderlease.controller.trust import Trust
 from leaderlease.errors import ConfigError, LeaderLeaseError
 
 WORKERS: Final = 8
@@ -64,41 +64,6 @@ logger = logging.getLogger("leaderlease.operator")
 
 QueueKey = tuple[str, str, str]
 """(``lease``, ``quorum`` or ``pod``, namespace, name)."""
-
-
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What the operator is told at its start.
-
-    Attributes:
-        quorums: Quorum name -> endpoints; wins over LeaderQuorums of the same name.
-        namespace: The operator's own.
-        lease_quorum: The quorum that decides which replica writes.
-        identity: Name of this replica.
-        watch_namespaces: Empty for all.
-        pod_selector: Label selector of the pods to be watched; empty for all.
-        listen_http: host:port; empty serves no HTTP.
-        resync_s: How often everything is listed and looked at again.
-        audience: Of the tokens that nodes accept; empty hands over no keys.
-        kubeconfig: Path; empty takes the pod's own configuration, else ``~/.kube/config``.
-        tls: Paths of certificate, key and CA towards the nodes; None for plain TCP.
-        own_quorum: A LeaderQuorum that is applied where it is missing or different; None applies none.
-        is_injecting: The webhook is served, so a labelled pod without a sidecar was missed.
-    """
-
-    quorums: dict[str, tuple[str, ...]]
-    namespace: str
-    lease_quorum: str
-    identity: str
-    watch_namespaces: tuple[str, ...] = ()
-    pod_selector: str = ""
-    listen_http: str = ""
-    resync_s: float = 300.0
-    audience: str = "leaderlease"
-    kubeconfig: str = ""
-    context: str = ""
-    tls: tuple[Path | None, Path | None, Path] | None = None
-    own_quorum: Json | None = None
-    is_injecting: bool = False
 
 
 class Manager:
@@ -133,6 +98,13 @@ class Manager:
         )
         self.more_checks: dict[str, Callable[[], str]] = {}
         """What else ``/readyz`` asks: name -> returns ``ok``, or what is missing."""
+        self.certificates: list[ReadCertificate] = []
+        """Those in use, for the metrics."""
+        if self._node_tls is not None and (rotation := self._node_tls.rotation) is not None:
+            self.certificates.append(lambda: (rotation.ends_s, rotation.is_refused))
+        self._trust = None
+        if settings.tls is not None:
+            self._trust = Trust(*(settings.tls[2], settings.namespace, self.cache, self._apply), self._on_authorities)
         self._was_away = False
         self._gap_at = self._started_at = float("-inf")
         self._ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -142,6 +114,7 @@ class Manager:
             self._on_watcher_end,
         )
         self.metrics.gauges(self._gauges)
+        self.metrics.certificates(self.certificates)
 
     # --- life ------------------------------------------------------------------------------------------------
 
@@ -157,6 +130,8 @@ class Manager:
         tasks += [asyncio.create_task(self.queue.work(self._look)) for _ in range(WORKERS)]
         if self._node_tls is not None:
             tasks.append(asyncio.create_task(self._node_tls.run()))
+        if self._trust is not None:
+            tasks.append(asyncio.create_task(self._trust.run()))
         leading = asyncio.create_task(self.leadership.run())
         stopping = asyncio.create_task(stop.wait())
         try:
@@ -206,6 +181,7 @@ class Manager:
         now = time.monotonic()
         if now > self._gap_at + GAP_LISTS_S[1]:
             self._gap_at = now
+            self.metrics.gaps.inc()
             for delay_s in GAP_LISTS_S:
                 self._loop.call_later(delay_s, self._resync.set)
 
@@ -220,6 +196,10 @@ class Manager:
         pod = self.cache.pod(namespace, name)
         if pod is not None and pod.sidecar != "off":
             self.queue.add_later(("pod", namespace, name), GRACE_S)
+
+    def _on_authorities(self) -> None:
+        for pod in self.cache.all_pods():
+            self.queue.add(("pod", pod.namespace, pod.name))
 
     def _on_lease(self, key: Key, is_urgent: bool) -> None:
         self.queue.add(("lease", *key), is_urgent=is_urgent)
@@ -299,7 +279,7 @@ class Manager:
                 await self._list_all()
             except (LeaderLeaseError, ConfigError) as error:
                 logger.warning("the objects cannot be listed: %s", error)
-                await asyncio.sleep(LIST_RETRY_S)
+                await asyncio.sleep(max(LIST_RETRY_S, self.api.pause_s))
                 continue
             if not self.is_synced:
                 self.is_synced = True
@@ -354,6 +334,9 @@ class Manager:
     # --- looking ---------------------------------------------------------------------------------------------
 
     async def _look(self, key: QueueKey) -> float | None:
+        await asyncio.sleep(self.api.pause_s)
+        if (rest_s := self.api.pause_s) > 0:
+            return rest_s
         if not self.is_synced or not self.leadership.may_tell():
             return None
         kind, namespace, name = key
@@ -364,6 +347,8 @@ class Manager:
                 await self._look_at_quorum(name)
             elif kind == "pod":
                 await self._missed.look(namespace, name, now_text())
+                if self._trust is not None:
+                    await self._trust.look_at(namespace, name)
             else:
                 pause_s = await self._look_at_lease((namespace, name))
                 result = "ok" if pause_s is None else "again"
@@ -460,6 +445,10 @@ class Manager:
             "leaderlease_reconcile_watch_age_seconds": ("Time since the least recent watch delivered.", oldest),
             "leaderlease_reconcile_is_active": ("This replica writes.", float(self.leadership.is_held)),
             "leaderlease_reconcile_leases": ("LeaderLeases.", float(len(self.cache.keys(LEADER_LEASE)))),
+            "leaderlease_reconcile_pods_behind": (
+                "Injected pods that do not have the authorities of the nodes as they are now.",
+                float(self._trust.behind() if self._trust is not None else 0),
+            ),
         }
 
     def checks(self) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The operator's metrics; a registry of its own, as every process of ours has."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily
@@ -8,6 +8,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 import leaderlease
+
+ReadCertificate = Callable[[], tuple[Mapping[str, float], bool]]
+"""Returns when the certificates in use end, in Unix seconds by kind, and whether their files cannot be used now."""
 
 
 class Metrics:
@@ -40,6 +43,11 @@ class Metrics:
             "leaderlease_injections", "Pods that the webhook was asked about, by result.", ["result"],
             registry=self.registry,
         )  # fmt: skip
+        self.gaps = Counter(
+            "leaderlease_reconcile_gaps",
+            "Times that watches may have missed something, so that everything was listed again.",
+            registry=self.registry,
+        )
         self.watched = Counter(
             "leaderlease_reconcile_watch_events", "Events that watches delivered.", ["kind"], registry=self.registry
         )
@@ -47,6 +55,26 @@ class Metrics:
     def gauges(self, read: Callable[[], dict[str, tuple[str, float]]]) -> None:
         """Add gauges that are read when they are scraped: name -> (help, value)."""
         self.registry.register(_Gauges(read))
+
+    def certificates(self, found: Sequence[ReadCertificate]) -> None:
+        """Add gauges of the certificates that this process uses; the list may grow later."""
+        self.registry.register(_Certificates(found))
+
+
+class _Certificates(Collector):
+    def __init__(self, found: Sequence[ReadCertificate]) -> None:
+        self._found = found
+
+    def collect(self) -> Iterable[Metric]:
+        read = [one() for one in self._found]
+        text = "When a certificate in use ends, in Unix seconds."
+        ends = GaugeMetricFamily("leaderlease_certificate_expiry_timestamp_seconds", text, labels=["kind"])
+        for kind, end_s in (item for ends_s, _ in read for item in ends_s.items()):
+            ends.add_metric([kind], end_s)
+        yield ends
+        text = "Whether the certificate files cannot be used as they are now; older ones are in use."
+        is_refused = any(is_refused for _, is_refused in read)
+        yield GaugeMetricFamily("leaderlease_certificate_refused", text, value=float(is_refused))
 
 
 class _Gauges(Collector):

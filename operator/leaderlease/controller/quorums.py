@@ -2,6 +2,8 @@
 
 Rule 1: transitions come by one watch stream, never by polling. What a stream may have missed is read again.
 Rule 2: how the nodes are is asked once a second; LeaderLeases hear of it when two answers in a row agree.
+Rule 3: a quorum that has no member of those that were known was made anew, and its terms begin at 1: what the one
+        before decided is forgotten. Member uuids tell, for the cluster's uuid is that of the installation.
 """
 
 import asyncio
@@ -70,6 +72,7 @@ class QuorumLink:
         self._on_lease = on_lease
         self._on_view = on_view
         self._truths: dict[str, Truth] = {}
+        self._members: frozenset[str] = frozenset()
         self._reading = asyncio.Semaphore(READS_MAX)
         self._reads: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -116,6 +119,10 @@ class QuorumLink:
             service_accounts=spec.service_accounts,
             pods=spec.pods,
             source=spec.source,
+            renew_deadline=spec.renew_deadline_ms / 1000,
+            retry_period=spec.retry_period_ms / 1000,
+            preference=spec.preference,
+            no_failback=spec.no_failback_ms / 1000,
         )
         if self.declared is not None:
             self.declared[name] = spec
@@ -153,21 +160,34 @@ class QuorumLink:
     async def _follow(self, client: Client) -> None:
         while True:
             try:
-                self.declared = await client.declared()
-                for info in await client.list():
-                    before = self.truth(info.name)
-                    if before.holder is not None and info.holder is None:
-                        self._doubt(client, info.name)
-                    else:
-                        self._truths[info.name] = fold_info(before, info)
-                self.is_truth_known = True
-                self._on_view(self.name)
+                await self._know(client, await client.status())
+                await self._read_all(client)
                 async with contextlib.aclosing(client.watch("")) as transitions:
                     async for transition in transitions:
                         self._take(client, transition)
             except LeaderLeaseError as error:
                 logger.warning("quorum %s: the watch ended: %s", self.name, error)
             await asyncio.sleep(RETRY_S)
+
+    async def _know(self, client: Client, status: NodeStatus) -> None:
+        """Take note of the members (rule 3)."""
+        members = frozenset({status.member, *(uid for _, uid, _, _ in status.peers)})
+        if self._members and not self._members & members:
+            logger.warning("quorum %s: made anew, no member is one of before: terms begin at 1", self.name)
+            self._truths.clear()
+            await self._read_all(client)
+        self._members = members
+
+    async def _read_all(self, client: Client) -> None:
+        self.declared = await client.declared()
+        for info in await client.list():
+            before = self.truth(info.name)
+            if before.holder is not None and info.holder is None:
+                self._doubt(client, info.name)
+            else:
+                self._truths[info.name] = fold_info(before, info)
+        self.is_truth_known = True
+        self._on_view(self.name)
 
     def _take(self, client: Client, transition: Transition) -> None:
         name = transition.name
@@ -212,6 +232,7 @@ class QuorumLink:
             try:
                 async with asyncio.timeout(POLL_TIMEOUT_S):
                     status = await client.status()
+                    await self._know(client, status)
             except (LeaderLeaseError, TimeoutError) as error:
                 misses += 1
                 if misses >= MISSES_MAX:

@@ -1,5 +1,6 @@
 """Our resources as the API server hands them out, and the names that we use in Kubernetes."""
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -26,6 +27,8 @@ ANNOTATION_LEASES: Final = f"{GROUP}/lease"
 """On a pod: further leases of its sidecar, separated by commas, for a label has 63 characters."""
 ANNOTATION_STATUS: Final = f"{GROUP}/status"
 INJECTED: Final = "injected"
+ANNOTATION_CA: Final = f"{GROUP}/ca"
+"""On a pod: PEM of the authorities that its sidecar knows the nodes by; the downward API makes a file of it."""
 ANNOTATION_HOST_NETWORK: Final = f"{GROUP}/host-network"
 SIDECAR: Final = "leaderlease"
 """Name of the sidecar's container."""
@@ -36,6 +39,7 @@ HINT: Final = (
 )
 
 Json = dict[str, Any]
+_CERTIFICATE: Final = re.compile(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -83,6 +87,7 @@ class Pod(msgspec.Struct, frozen=True):
         is_over: It runs no more and never will: succeeded or failed.
         injected: The leases that its sidecar campaigns for, as its label and annotation say.
         sidecar: From :func:`sidecar_state`.
+        authorities: Digest of what it trusts; empty without TLS.
     """
 
     namespace: str
@@ -97,6 +102,7 @@ class Pod(msgspec.Struct, frozen=True):
     version: str = ""
     injected: frozenset[str] = frozenset()
     sidecar: str = "off"
+    authorities: str = ""
 
     @property
     def role(self) -> str:
@@ -145,7 +151,14 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         version=metadata.get("resourceVersion", ""),
         injected=frozenset(lease_names(metadata)),
         sidecar=sidecar_state(body),
+        authorities=certificates_digest((metadata.get("annotations") or {}).get(ANNOTATION_CA, "")),
     )
+
+
+def certificates_digest(pem: str) -> str:
+    """Return what two texts have in common that hold the same certificates; empty for a text that holds none."""
+    blocks = sorted({"".join(block.split()) for block in _CERTIFICATE.findall(pem)})
+    return hashlib.sha256("\n".join(blocks).encode()).hexdigest()[:16] if blocks else ""
 
 
 class Port(msgspec.Struct, frozen=True, rename="camel"):

@@ -94,6 +94,9 @@ def _held(truth: Truth, term: int, holder: Holder, acquired_ms: int, kind: str) 
             truth, Term(term, holder, acquired_ms), "Transferred" if kind == "transferred" else "Unknown", acquired_ms
         )
     latest = truth.terms[0]
+    if latest.holder is not None and latest.holder.nonce != holder.nonce:
+        # A quorum grants a term once, so this is another quorum, and what was known is of the one before.
+        return Truth((Term(term, holder, acquired_ms),))
     # An expiry that was seen too early is taken back: the holder was renewed by others.
     known_ms = latest.acquired_ms or acquired_ms
     return Truth((Term(term, holder, known_ms), *truth.terms[1:]))
