@@ -26,7 +26,7 @@ SECOND = "audited"
 and an operator that has its rights in its own namespace alone."""
 SECOND_VALUES: dict[str, Any] = {
     "fullnameOverride": SECOND,
-    "images": e2e.VALUES["images"],
+    "images": e2e.values()["images"],
     "crds": {"enabled": False},
     "quorum": {"name": SECOND},
     "node": {"replicas": 1, "persistence": {"enabled": False}},

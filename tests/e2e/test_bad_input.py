@@ -212,11 +212,11 @@ def test_disk_of_another_cluster() -> None:
 def release(space: str, cluster: str, *extra: str) -> None:
     """Install a quorum of one node without an operator."""
     values = {
-        **e2e.VALUES,
+        **e2e.values(),
         "fullnameOverride": "moved",
         "crds": {"enabled": False},
         "quorum": {"name": "moved", "clusterUID": cluster},
-        "node": {**e2e.VALUES["node"], "replicas": 1},
+        "node": {**e2e.values()["node"], "replicas": 1},
         "operator": {"replicas": 0},
     }
     e2e.run(

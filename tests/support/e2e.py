@@ -30,14 +30,10 @@ OPERATOR = "deployment/leaderlease-operator"
 OPERATOR_LABELS = "app.kubernetes.io/component=operator"
 IMAGES = {target: f"localhost/leaderlease/{target}" for target in ("agent", "operator")}
 TAG = "e2e"
-VALUES = {
-    "images": {
-        "agent": {"repository": IMAGES["agent"], "tag": TAG},
-        "operator": {"repository": IMAGES["operator"], "tag": TAG},
-        "pullPolicy": "Never",
-    },
-    "node": {"persistence": {"fixOwner": True}},  # the volumes are directories of root's
-}
+INSTALL_TIMEOUT_S = 300.0
+"""An upgrade replaces three nodes, one after the other."""
+KUBE_VERSION = "1.37.0"
+"""For what is only rendered."""
 COMMAND_TIMEOUT_S = 180.0
 READY_TIMEOUT_S = 120.0
 POLL_S = 0.1
@@ -148,22 +144,52 @@ def is_node_ready(name: str) -> bool:
 # --- the installation ----------------------------------------------------------------------------------------
 
 
-def build_images() -> None:
+def build_images(tag: str = TAG) -> None:
     """Build both images and load them into every node."""
     for target, name in IMAGES.items():
-        fault("build", str(ROOT), f"{name}:{TAG}", "--target", target)
+        fault("build", str(ROOT), f"{name}:{tag}", "--target", target)
 
 
-def install(*extra: str) -> float:
+def values(tag: str = TAG) -> dict[str, Any]:
+    """Return the values of every installation: images of one tag, which every Kubernetes node has."""
+    return {
+        "images": {
+            **{target: {"repository": name, "tag": tag} for target, name in IMAGES.items()},
+            "pullPolicy": "Never",
+        },
+        "node": {"persistence": {"fixOwner": True}},  # the volumes are directories of root's
+    }
+
+
+def install(chart: Path = CHART, tag: str = TAG) -> float:
     """Install or upgrade the chart, wait until it is ready, and return the seconds that it took."""
+    return helm("upgrade", "--install", RELEASE, str(chart), "--create-namespace", "-f", "-", given=values(tag))
+
+
+def roll_back(revision: int) -> float:
+    """Go back to an earlier revision of the release, wait until it is ready, and return the seconds that it took."""
+    return helm("rollback", RELEASE, str(revision))
+
+
+def helm(*arguments: str, given: Mapping[str, Any] | None = None) -> float:
+    """Have helm change the installation; return the seconds that it took until all was ready."""
     began = time.monotonic()
     run(
-        *("helm", "upgrade", "--install", RELEASE, str(CHART), "-n", NAMESPACE, "--create-namespace"),
-        *("--wait", "--timeout", "180s", "-f", "-", *extra),
-        stdin=yaml.safe_dump(VALUES),
-        timeout_s=200,
+        *("helm", *arguments, "-n", NAMESPACE, "--wait", "--timeout", f"{INSTALL_TIMEOUT_S:.0f}s"),
+        stdin=yaml.safe_dump(dict(given or {})),
+        timeout_s=INSTALL_TIMEOUT_S + 30,
     )
     return time.monotonic() - began
+
+
+def template(chart: Path, *arguments: str, given: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Return the objects that a chart renders to, without asking the cluster."""
+    text = run(
+        *("helm", "template", RELEASE, str(chart), "-n", NAMESPACE, "--kube-version", KUBE_VERSION, "-f", "-"),
+        *arguments,
+        stdin=yaml.safe_dump(dict(given or {})),
+    )
+    return [body for body in yaml.safe_load_all(text) if body]
 
 
 def uninstall() -> None:
