@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from leaderlease.client.campaign import Campaign, Phase
 from leaderlease.client.clock import READINGS_MAX, Instant, Readings
 from leaderlease.client.core import HELLO_TIMEOUT_MS, SessionCore
 from leaderlease.client.events import Ended, Failure, Lapsed, Ready, Rejected, Replied, StepDown, Won
-from leaderlease.client.keepalive import IDLE_PERIOD_MS
+from leaderlease.client.keepalive import ANSWER_MAX_MS, IDLE, IDLE_PERIOD_MS, Pace, pace_of
 from leaderlease.client.requests import WATCH_BUFFER_MAX
 from leaderlease.errors import OutcomeUnknown
 from leaderlease.paxos.lease import Holder, validity_ms
@@ -386,3 +387,72 @@ def test_watch_drops_the_oldest_and_says_so(world: World) -> None:
     for term in range(1, WATCH_BUFFER_MAX + 2):
         world.hear(wire.Transition(watch.id, NAME, "acquired", term, ALICE, 0))
     assert [t.kind for t in watch.buffer] == ["resync"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "pace"),
+    [
+        ((None, 0, 0), IDLE),
+        ((3_000, 0, 0), Pace(1_000, 1_000)),
+        ((3_000, 2_000, 500), Pace(500, 1_000)),
+        ((3_000, 0, 10), Pace(10, 1_000)),
+        # Slower than a third of the duration would leave no time for another node.
+        ((3_000, 2_000, 1_600), Pace(1_000, 2_000 / 3)),
+        ((3_600_000, 0, 0), Pace(IDLE_PERIOD_MS, ANSWER_MAX_MS)),
+        ((3_600_000, 0, 20_000), Pace(IDLE_PERIOD_MS, ANSWER_MAX_MS)),
+        ((3_000, 60, 20), Pace(20, 100)),
+    ],
+)
+def test_pace_keeps_within_its_bounds(declared: tuple[int | None, int, int], pace: Pace) -> None:
+    """The declared period renews, within a third of the duration; a hung node is left before the deadline."""
+    assert pace_of(*declared) == pytest.approx(pace)
+
+
+def held_as_declared(world: World, renew_deadline_ms: int, retry_period_ms: int) -> Campaign:
+    """Hold a lease of 3 s that was declared so."""
+    campaign, asked = world.ask()
+    answer = granted(asked, asked.seq)
+    fields = {"renew_deadline_ms": renew_deadline_ms, "retry_period_ms": retry_period_ms}
+    world.hear(msgspec.structs.replace(answer, **fields))
+    assert campaign.phase is Phase.HELD
+    return campaign
+
+
+def test_holder_renews_as_often_as_declared(world: World) -> None:
+    """With retryPeriod 500ms the next keepalive is due after 500 ms, and not a third of the duration."""
+    held_as_declared(world, 2_000, 500)
+    assert world.core.due_ms(world.now) == 500
+    assert [type(message) for message in world.after(500)] == [wire.KeepAlive]
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "gives_up_after_ms"),
+    [(2_000, 2_000), (700, 700), (2_900, VALIDITY_MS - 600), (0, VALIDITY_MS - 600)],
+)
+def test_lease_is_given_up_at_the_declared_deadline(world: World, deadline_ms: int, gives_up_after_ms: float) -> None:
+    """So long after the last acknowledged renewal was sent, and never later than without a declaration."""
+    campaign = held_as_declared(world, deadline_ms, 0)
+    world.core.close("cut", world.now)
+    world.after(gives_up_after_ms - 1)
+    assert campaign.phase is Phase.HELD
+    assert campaign.remaining_ms(world.now) > 600
+    world.after(1)
+    assert campaign.phase is Phase.LOST
+
+
+def test_late_grant_is_not_believed_past_the_deadline(world: World) -> None:
+    """A grant that took longer than the deadline is proved by another round before anybody is told (H17)."""
+    campaign, asked = world.ask()
+    world.pause(800)
+    late = msgspec.structs.replace(granted(asked, asked.seq), renew_deadline_ms=700)
+    assert [type(message) for message in world.hear(late) + world.after(1)].count(wire.AcquireRequest) == 1
+    assert campaign.phase is Phase.ASKING
+
+
+def test_candidate_says_what_it_is_preferred_by() -> None:
+    """Priority and age go with each campaign."""
+    world = World()
+    world.core = SessionCore(rho_ppm=500, priority=7, since_ms=1_234)
+    world.connect()
+    _, asked = world.ask()
+    assert (asked.priority, asked.since_ms) == (7, 1_234)

@@ -153,8 +153,8 @@ def test_server_defaults_are_no_difference() -> None:
 
 def test_new_lease_is_declared() -> None:
     """The spec goes to the quorum that it names, marked as ours."""
-    spec: Json = {"quorum": "eu", "leaseDuration": "750ms", "lockDelay": "15s", "mode": "Paused"}
-    spec |= {"renewDeadline": "500ms", "retryPeriod": "90ms", "preference": {"policy": "Ordinal", "noFailback": "24h"}}
+    times = {"leaseDuration": "750ms", "renewDeadline": "500ms", "retryPeriod": "90ms", "lockDelay": "15s"}
+    spec = {"quorum": "eu", "mode": "Paused", "preference": {"policy": "Ordinal", "noFailback": "24h"}, **times}
     (action,) = of(Declare, plan(observed(spec=spec, declared=None)))
     assert (action.quorum, action.name) == ("eu", "shop/billing")
     how = {"renew_deadline_ms": 500, "retry_period_ms": 90, "preference": "Ordinal", "no_failback_ms": 86_400_000}

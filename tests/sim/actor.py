@@ -296,7 +296,7 @@ class Actor:
         link = _Link(self)
         node = self._nodes[self._at]
         self._began = self.engine.now
-        limit_ms = min(CONNECT_TIMEOUT_MS, max(CONNECT_MIN_MS, self.core.shortest_ms / 3))
+        limit_ms = min(CONNECT_TIMEOUT_MS, max(CONNECT_MIN_MS, self.core.pace.answer_ms))
         timer = self._dialling = self.process.later(limit_ms, lambda: self._ended("no connection in time"))
 
         def on_result(end: End | None, error: str) -> None:

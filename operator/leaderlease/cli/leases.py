@@ -20,13 +20,12 @@ from leaderlease.errors import (
     NotHolder,
     OutcomeUnknown,
 )
-from leaderlease.paxos.lease import Holder, format_duration, parse_name
+from leaderlease.paxos.lease import MODES, Holder, format_duration, parse_name
 
 if TYPE_CHECKING:
     from leaderlease.client.sdk import Client
     from leaderlease.wire.session import LeaseInfo, Transition
 
-MODES: Final = ("Active", "Paused", "ObserveOnly")
 WAIT_DEFAULT: Final = "30s"
 """How long ``transfer`` waits until somebody else holds."""
 HOLDER_COLUMN: Final = 24

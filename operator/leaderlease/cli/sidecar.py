@@ -91,8 +91,9 @@ def _option(*names: str, downward: str = "", **attributes: Any) -> Callable[[cli
     "preference",
     type=click.Choice(PREFERENCES),
     default="none",
-    help="Whom to name as successor when letting go.",
+    help="Whom to name as successor when letting go, where the lease declares no preference itself.",
 )
+@_option("--priority", type=int, default=0, help="For leases that prefer the highest.")
 @_option(
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"]),

@@ -8,7 +8,9 @@ from enum import Enum
 from typing import Any, Final, NamedTuple
 
 from leaderlease.client.clock import Instant, elapsed_ms
+from leaderlease.client.keepalive import Pace, pace_of
 from leaderlease.paxos.lease import DURATION_DEFAULT_MS, Holder, validity_ms
+from leaderlease.wire.session import AcquireRequest
 
 GIVE_UP_SHARE: Final = 5
 GIVE_UP_MIN_MS: Final = 50
@@ -46,12 +48,13 @@ class Campaign:
         duration_ms: What is asked for; 0 is the declared one, None is never. The granted one, once granted.
         request: The AcquireRequest that is under way on this connection, or 0.
         ordinal: The grant's number on this connection; None when this connection does not renew it.
+        renew_deadline_ms: As declared when it was granted; 0 is none. So ``retry_period_ms``.
         owner: Whoever drives the core may keep something here.
     """
 
     __slots__ = (
         "belief", "duration_ms", "failures", "holder", "is_waiting", "name", "ordinal", "owner", "phase", "reason",
-        "request", "retry", "rho_ppm", "successor", "term",
+        "renew_deadline_ms", "request", "retry", "retry_period_ms", "rho_ppm", "successor", "term",
     )  # fmt: skip
 
     def __init__(self, name: str, holder: Holder, duration_ms: int | None, is_waiting: bool, rho_ppm: int) -> None:
@@ -68,21 +71,34 @@ class Campaign:
         self.reason = ""
         self.successor = ""
         self.failures = 0
+        self.renew_deadline_ms = self.retry_period_ms = 0
         self.retry: tuple[Instant, float] | None = None
         self.owner: Any = None
 
+    def message(self, seq: int, priority: int, since_ms: int) -> AcquireRequest:
+        """Return what asks for the lease, or for going on with it, as ``request``."""
+        is_held = self.phase is Phase.HELD
+        who = (self.request, seq, self.name, self.holder, self.duration_ms)
+        return AcquireRequest(*who, self.is_waiting or is_held, self.term if is_held else 0, priority, since_ms)
+
     @property
-    def renewed_duration_ms(self) -> int | None:
-        """The duration that keepalives have to keep up with; None when nothing has to be renewed."""
-        return DURATION_DEFAULT_MS if self.duration_ms == 0 else self.duration_ms
+    def pace(self) -> Pace:
+        """How often this has to be renewed, or its node to be tried."""
+        duration_ms = DURATION_DEFAULT_MS if self.duration_ms == 0 else self.duration_ms
+        return pace_of(duration_ms, self.renew_deadline_ms, self.retry_period_ms)
 
     @property
     def give_up_ms(self) -> float:
-        """The lease is given up when no more than this remains, in milliseconds."""
+        """The lease is given up when no more than this remains, in milliseconds.
+
+        The declared deadline makes it sooner, never later.
+        """
         if self.duration_ms is None:
             return 0.0
+        validity = validity_ms(self.duration_ms, self.rho_ppm)
         wanted = max(self.duration_ms / GIVE_UP_SHARE, GIVE_UP_MIN_MS)
-        return min(wanted, validity_ms(self.duration_ms, self.rho_ppm) / GIVE_UP_MAX_SHARE)
+        least = min(wanted, validity / GIVE_UP_MAX_SHARE)
+        return max(least, validity - self.renew_deadline_ms) if self.renew_deadline_ms else least
 
     def remaining_ms(self, now: Instant) -> float:
         """Return for how long the lease may be believed, in milliseconds: 0 when it may not, infinity for never.

@@ -18,7 +18,7 @@ import msgspec
 from leaderlease.client.campaign import Campaign, Phase
 from leaderlease.client.clock import Instant, elapsed_ms
 from leaderlease.client.events import Ended, Event, Failure, Lapsed, Observed, Ready, Rejected, Replied, StepDown, Won
-from leaderlease.client.keepalive import KeepAlives, answer_ms
+from leaderlease.client.keepalive import IDLE, KeepAlives, Pace
 from leaderlease.client.requests import Request, Watch, error_of
 from leaderlease.errors import ConfigError, ConnectionFailed, LeaderLeaseError, OutcomeUnknown
 from leaderlease.paxos.lease import Holder
@@ -43,10 +43,22 @@ class SessionCore:
         token: Bearer token, or empty.
         rho_ppm: Bound on the rate error of the clock whose readings are passed in.
         software: Name and version of the client.
+        priority: Shown with each campaign, for leases that prefer the highest.
+        since_ms: Wall clock at which this candidate began to run, for leases that prefer the newest; 0 does not say.
     """
 
-    def __init__(self, *, name: str = "", token: str = "", rho_ppm: int, software: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        name: str = "",
+        token: str = "",
+        rho_ppm: int,
+        software: str = "",
+        priority: int = 0,
+        since_ms: int = 0,
+    ) -> None:
         self.rho_ppm = rho_ppm
+        self._priority, self._since_ms = priority, since_ms
         self.outgoing: list[Any] = []
         self.events: list[Event] = []
         self.is_open = False
@@ -64,7 +76,7 @@ class SessionCore:
         self._zombies: dict[str, Campaign] = {}
         self._requests: dict[int, Request] = {}
         self._watches: dict[int, Watch] = {}
-        self._shortest_ms: float | None = None
+        self._pace: Pace | None = None
         self._sweep: tuple[Instant, float] | None = None
         self._retries: list[Campaign] = []
 
@@ -153,11 +165,11 @@ class SessionCore:
             if self._opened is not None and elapsed_ms(self._opened, now) >= HELLO_TIMEOUT_MS:
                 self.close(f"no hello within {HELLO_TIMEOUT_MS} ms", now)
             return
-        shortest_ms = self.shortest_ms
-        if self._keepalives.patience_ms(shortest_ms, now) <= 0:
-            self.close(f"a keepalive was not answered within {answer_ms(shortest_ms):.0f} ms", now)
+        pace = self.pace
+        if self._keepalives.patience_ms(pace, now) <= 0:
+            self.close(f"a keepalive was not answered within {pace.answer_ms:.0f} ms", now)
             return
-        if self._keepalives.due_ms(shortest_ms, now) <= 0:
+        if self._keepalives.due_ms(pace, now) <= 0:
             self.outgoing.append(self._keepalives.message(now))
         retries, self._retries = self._retries, []
         for campaign in retries:
@@ -172,9 +184,8 @@ class SessionCore:
         if self._sweep is not None:
             due = _due(self._sweep, now)
         if self.is_ready:
-            shortest_ms = self.shortest_ms
-            due = min(due, self._keepalives.due_ms(shortest_ms, now))
-            due = min(due, self._keepalives.patience_ms(shortest_ms, now))
+            pace = self.pace
+            due = min(due, self._keepalives.due_ms(pace, now), self._keepalives.patience_ms(pace, now))
             for campaign in self._retries:
                 due = min(due, _due(campaign.retry, now) if campaign.retry is not None else 0.0)
         elif self.is_open and self._opened is not None:
@@ -182,12 +193,12 @@ class SessionCore:
         return max(0.0, due)
 
     @property
-    def shortest_ms(self) -> float:
-        """Shortest duration that keepalives have to keep up with, in milliseconds; infinity when there is none."""
-        if self._shortest_ms is None:
-            durations = (c.renewed_duration_ms for c in self._campaigns.values())
-            self._shortest_ms = min((float(d) for d in durations if d is not None), default=float("inf"))
-        return self._shortest_ms
+    def pace(self) -> Pace:
+        """What keepalives have to keep up with: the quickest that any lease of the session needs."""
+        if self._pace is None:
+            paces = [campaign.pace for campaign in self._campaigns.values()]
+            self._pace = Pace(*map(min, zip(IDLE, *paces, strict=True)))
+        return self._pace
 
     # --- leases ----------------------------------------------------------------------------------------------
 
@@ -203,7 +214,7 @@ class SessionCore:
             raise ConfigError(f"a session holds and wants at most {LEASES_MAX} leases")
         campaign = Campaign(name, holder, duration_ms, is_waiting, self.rho_ppm)
         self._campaigns[holder.nonce] = campaign
-        self._shortest_ms = None
+        self._pace = None
         if self.is_ready:
             self._ask(campaign, now)
         return campaign
@@ -237,18 +248,7 @@ class SessionCore:
         campaign.retry = None
         campaign.request = self._next_request()
         self._asks[campaign.request] = campaign
-        is_held = campaign.phase is Phase.HELD
-        self.outgoing.append(
-            wire.AcquireRequest(
-                campaign.request,
-                self._keepalives.number(now),
-                campaign.name,
-                campaign.holder,
-                campaign.duration_ms,
-                campaign.is_waiting or is_held,
-                campaign.term if is_held else 0,
-            )
-        )
+        self.outgoing.append(campaign.message(self._keepalives.number(now), self._priority, self._since_ms))
 
     def _granted(self, message: wire.Granted, now: Instant) -> None:
         self._asks.pop(message.request, None)
@@ -276,7 +276,8 @@ class SessionCore:
                 self._extend(campaign, message.seq, basis, now)
             return
         campaign.duration_ms = message.duration_ms
-        self._shortest_ms = None
+        campaign.renew_deadline_ms, campaign.retry_period_ms = message.renew_deadline_ms, message.retry_period_ms
+        self._pace = None
         if basis is not None:
             campaign.believe(message.seq, basis)
         belief = campaign.belief
@@ -365,7 +366,7 @@ class SessionCore:
     def _forget(self, campaign: Campaign, phase: Phase) -> None:
         campaign.phase = phase
         self._campaigns.pop(campaign.holder.nonce, None)
-        self._shortest_ms = None
+        self._pace = None
         if campaign.retry is not None:
             campaign.retry = None
             self._retries.remove(campaign)

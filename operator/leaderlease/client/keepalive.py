@@ -1,9 +1,10 @@
 """The numbered messages of one session: their clock readings, and which keepalives still wait for an answer."""
 
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
 from leaderlease.client.clock import Instant, Readings, elapsed_ms
+from leaderlease.paxos.lease import RETRY_PERIOD_MIN_MS
 from leaderlease.wire.session import KeepAlive
 
 IDLE_PERIOD_MS: Final = 10_000
@@ -11,7 +12,38 @@ IDLE_PERIOD_MS: Final = 10_000
 RENEWALS_PER_DURATION: Final = 3
 ANSWER_MIN_MS: Final = 100
 ANSWER_MAX_MS: Final = 5_000
-"""A keepalive waits for its answer one period, within these bounds; then the connection is given up."""
+"""A keepalive waits for its answer a third of the duration, within these bounds; then the connection is given up."""
+
+
+class Pace(NamedTuple):
+    """How often a session renews, and how long it waits for each answer before it goes to another node."""
+
+    period_ms: float
+    answer_ms: float
+
+
+IDLE: Final = Pace(IDLE_PERIOD_MS, ANSWER_MAX_MS)
+
+
+def pace_of(duration_ms: int | None, renew_deadline_ms: int = 0, retry_period_ms: int = 0) -> Pace:
+    """Return the pace that one lease needs.
+
+    Args:
+        duration_ms: None is never.
+        renew_deadline_ms: Of its declaration; a hung node is left when two thirds of what lies between a renewal and
+            this deadline have passed, if that comes sooner. 0 is none.
+        retry_period_ms: Of its declaration; a third of the duration is the longest that is used. 0 is none.
+    """
+    if duration_ms is None:
+        return IDLE
+    third_ms = duration_ms / RENEWALS_PER_DURATION
+    period_ms = min(third_ms, IDLE_PERIOD_MS)
+    if retry_period_ms:
+        period_ms = min(period_ms, max(retry_period_ms, RETRY_PERIOD_MIN_MS))
+    answer_ms = third_ms
+    if renew_deadline_ms:
+        answer_ms = min(answer_ms, (renew_deadline_ms - period_ms) * 2 / 3)
+    return Pace(period_ms, min(max(answer_ms, ANSWER_MIN_MS), ANSWER_MAX_MS))
 
 
 class KeepAlives:
@@ -51,21 +83,12 @@ class KeepAlives:
         while self._unanswered and self._unanswered[0][0] <= seq:
             self._unanswered.popleft()
 
-    def due_ms(self, shortest_ms: float, now: Instant) -> float:
-        """Return after how many milliseconds the next keepalive is due; ``shortest_ms`` is the shortest duration."""
-        return 0.0 if self._sent is None else _period_ms(shortest_ms) - elapsed_ms(self._sent, now)
+    def due_ms(self, pace: Pace, now: Instant) -> float:
+        """Return after how many milliseconds the next keepalive is due."""
+        return 0.0 if self._sent is None else pace.period_ms - elapsed_ms(self._sent, now)
 
-    def patience_ms(self, shortest_ms: float, now: Instant) -> float:
+    def patience_ms(self, pace: Pace, now: Instant) -> float:
         """Return for how many more milliseconds the oldest answer may stay out; infinity when none does."""
         if not self._unanswered:
             return float("inf")
-        return answer_ms(shortest_ms) - elapsed_ms(self._unanswered[0][1], now)
-
-
-def answer_ms(shortest_ms: float) -> float:
-    """Return for how long a keepalive may stay unanswered, in milliseconds."""
-    return min(max(_period_ms(shortest_ms), ANSWER_MIN_MS), ANSWER_MAX_MS)
-
-
-def _period_ms(shortest_ms: float) -> float:
-    return min(shortest_ms / RENEWALS_PER_DURATION, IDLE_PERIOD_MS)
+        return pace.answer_ms - elapsed_ms(self._unanswered[0][1], now)

@@ -145,12 +145,12 @@ class Lease:
         if self.on_change is not None:
             self.on_change()
 
-    async def release(self, successor: str = "") -> None:
+    async def release(self, successor: str = "") -> bool:
         """Stop believing, then let go; the work under the lease must have ended (H23).
 
         See :meth:`Client.release`.
         """
-        await self._client.release(self, successor=successor)
+        return await self._client.release(self, successor=successor)
 
     async def __aenter__(self) -> Self:
         return self

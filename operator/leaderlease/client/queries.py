@@ -10,13 +10,22 @@ from leaderlease.client.lease import Verification
 from leaderlease.client.requests import Watch
 from leaderlease.client.session import Session
 from leaderlease.errors import ConfigError, ConnectionFailed, LeaderLeaseError, OutcomeUnknown, RemoteProtocolError
-from leaderlease.paxos.lease import parse_duration, parse_name
+from leaderlease.paxos.lease import (
+    DURATION_MAX_MS,
+    MODES,
+    NO_FAILBACK_MAX_MS,
+    PREFERENCES,
+    RENEW_DEADLINE_MIN_MS,
+    RETRY_PERIOD_MIN_MS,
+    parse_duration,
+    parse_name,
+    parse_span,
+)
 from leaderlease.wire import session as wire
 
 PAGE_ITEMS: Final = 1_000
 PAGES_MAX: Final = 10_000
 """Bounds of a list: leases on a page, and pages."""
-MODES: Final = ("Active", "Paused", "ObserveOnly")
 
 Duration = str | int | float | None
 """``"750ms"``, ``"3s"``, ``"never"``; numbers are seconds; None takes what was declared for the lease."""
@@ -121,6 +130,10 @@ class Queries:
         service_accounts: Sequence[str] = (),
         pods: Sequence[str] | None = None,
         source: str = "",
+        renew_deadline: str | int | float = 0,
+        retry_period: str | int | float = 0,
+        preference: str = PREFERENCES[0],
+        no_failback: str | int | float = 0,
     ) -> int:
         """Declare a lease, or change what was declared; returns the generation that this left.
 
@@ -133,6 +146,10 @@ class Queries:
             service_accounts: Of pods that may hold; empty admits all. For a quorum that verifies tokens.
             pods: uids of pods that may hold; None admits all. Likewise.
             source: Who declares it; empty for people.
+            renew_deadline: A holder stops when no renewal was confirmed for so long; 0 leaves it to the client.
+            retry_period: Between two renewals; 0 likewise. Both count from the next grant on.
+            preference: ``None``, ``Priority``, ``Ordinal`` or ``NewestReplicaSet``: who is first where several could.
+            no_failback: How long a holder must have led before a preferred candidate takes its place; 0 waits for nothing.
 
         Raises: As :meth:`get`, and ConfigError for an argument that cannot work.
         """
@@ -143,9 +160,17 @@ class Queries:
         lock_delay_ms = 0 if is_none else parse_duration(lock_delay, "lock_delay")
         if lock_delay_ms is None:
             raise ConfigError("lock_delay: cannot be never")
+        if preference not in PREFERENCES:
+            raise ConfigError(f"preference: {preference!r} is none of {', '.join(PREFERENCES)}")
         admitted = None if pods is None else tuple(pods)
         who = (tuple(identities), mode, tuple(service_accounts), admitted, source)
-        spec = wire.Spec(parse_duration(duration), lock_delay_ms, *who)
+        how = (
+            parse_span(renew_deadline, "renew_deadline", RENEW_DEADLINE_MIN_MS, DURATION_MAX_MS),
+            parse_span(retry_period, "retry_period", RETRY_PERIOD_MIN_MS, DURATION_MAX_MS),
+            preference,
+            parse_span(no_failback, "no_failback", 1, NO_FAILBACK_MAX_MS),
+        )
+        spec = wire.Spec(parse_duration(duration), lock_delay_ms, *who, *how)
         answer = await self._ask(wire.DeclareRequest(0, name, spec), True, wire.Done)
         return int(answer.term)
 

@@ -26,7 +26,7 @@ from leaderlease.errors import (
     OutcomeUnknown,
     QuorumUnavailable,
 )
-from leaderlease.paxos.lease import NONCE_HEX, Holder, parse_duration, parse_name
+from leaderlease.paxos.lease import NONCE_HEX, PRIORITY_MAX, Holder, parse_duration, parse_name
 from leaderlease.wire import session as wire
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ def connect(
     wait: float = 0.0,
     timeout: float = TIMEOUT_S,
     pod_uid: str = "",
+    priority: int = 0,
+    since: float = 0.0,
 ) -> "Client":
     """Return a client, to be entered with ``async with``: entering connects, leaving disconnects.
 
@@ -61,13 +63,15 @@ def connect(
         wait: Seconds to go on trying when no endpoint answers at first.
         timeout: Seconds that a request waits for its answer.
         pod_uid: The Kubernetes pod, to be shown with the holder.
+        priority: Of this process's campaigns, for leases that prefer the highest.
+        since: Wall clock, in seconds, at which this process began to run, for leases that prefer the newest; 0 does
+            not say.
 
     Raises:
         ConfigError: An argument cannot work; the text names it.
     """
-    return Client(
-        endpoints, tls=tls, token=token, name=name, spread=spread, wait=wait, timeout=timeout, pod_uid=pod_uid
-    )
+    who: dict[str, Any] = {"name": name, "pod_uid": pod_uid, "priority": priority, "since": since}
+    return Client(endpoints, tls=tls, token=token, spread=spread, wait=wait, timeout=timeout, **who)
 
 
 class Client(Queries):
@@ -84,7 +88,11 @@ class Client(Queries):
         wait: float = 0.0,
         timeout: float = TIMEOUT_S,
         pod_uid: str = "",
+        priority: int = 0,
+        since: float = 0.0,
     ) -> None:
+        if abs(priority) > PRIORITY_MAX:
+            raise ConfigError(f"priority: {priority} is outside [-{PRIORITY_MAX}, {PRIORITY_MAX}]")
         self._clock: Clock
         self._clock, rho_ppm = system_clock()
         self._endpoints = parse_endpoints(endpoints)
@@ -98,6 +106,8 @@ class Client(Queries):
             token=token if isinstance(token, str) else "",
             rho_ppm=rho_ppm,
             software=f"leaderlease-python/{leaderlease.__version__}",
+            priority=priority,
+            since_ms=int(since * 1000),
         )
         self._session = Session(
             *(self._endpoints, self._core, self._clock, self._on_event),
@@ -216,11 +226,13 @@ class Client(Queries):
         nonce: str = "",
         successor: str = "",
         timeout: float | None = None,
-    ) -> None:
+    ) -> bool:
         """Stop believing, then let go; the work under the lease must have ended (H23).
 
         A lease of this client that is lost or released already is left alone. When no node confirms in time, a lease
         of this client just expires; one without end, or one that is only named, raises.
+
+        Returns: False when no node confirmed in time, so that the lease has to expire.
 
         Args:
             lease: The lease, or a name together with the ``nonce`` of its holder.
@@ -240,19 +252,21 @@ class Client(Queries):
             parse_name(lease)
             _check_nonce(nonce)
             await self._ask(wire.ReleaseRequest(0, lease, nonce, successor), True, wire.Done, limit_s)
-            return
+            return True
         self._leases.pop(own.nonce, None)
         request = self._core.release(own._campaign, successor, self._clock())
         self._session.pump()
         if request is None:
-            return
+            return True
         try:
             await self._answer(request, wire.Done, limit_s)
         except NotHolder:
-            return
+            return True
         except (OutcomeUnknown, ConnectionFailed, QuorumUnavailable):
             if own.duration is None:
                 raise
+            return False
+        return True
 
     def _campaign(self, name: str, identity: str, duration: Duration, is_waiting: bool, nonce: str | None) -> Campaign:
         parse_name(name)

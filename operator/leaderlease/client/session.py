@@ -300,7 +300,7 @@ class Session:
         """Use one endpoint for as long as it goes; return why it ended."""
         loop = asyncio.get_running_loop()
         link = _Link(self)
-        limit_ms = min(CONNECT_TIMEOUT_MS, max(CONNECT_MIN_MS, self.core.shortest_ms / 3))
+        limit_ms = min(CONNECT_TIMEOUT_MS, max(CONNECT_MIN_MS, self.core.pace.answer_ms))
         options: dict[str, Any] = {}
         if self._tls is not None:
             from leaderlease.wire.tls import server_name

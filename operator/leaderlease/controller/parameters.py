@@ -15,7 +15,7 @@ import msgspec
 
 from leaderlease.controller.resource import GROUP, LABEL_INJECT, Json, lease_names
 from leaderlease.errors import ConfigError
-from leaderlease.paxos.lease import NAME_BYTES_MAX, parse_name
+from leaderlease.paxos.lease import NAME_BYTES_MAX, PRIORITY_MAX, parse_name
 
 PREFIX: Final = f"{GROUP}/"
 PORT_API: Final = 4040
@@ -36,7 +36,7 @@ TOKEN_SECONDS_MIN: Final = 600
 """Kubernetes refuses less."""
 TOKEN_SECONDS_MAX: Final = 86_400
 DEFAULT_RESOURCES: Final = {"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}}
-FOREIGN: Final = ("status", "ca", "priority", "role", "term", "hint")
+FOREIGN: Final = ("status", "ca", "role", "term", "hint")
 """Annotations of our group that are none of the sidecar's parameters."""
 SUCCESSORS: Final = ("none", "newest-replicaset", "lowest-ordinal")
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -180,7 +180,8 @@ class _Reader:
 
     def number(self, key: str, default: int, least: int, most: int, also: str = "") -> int:
         text = self.asked.get(key, str(default))
-        if not (text.isascii() and text.isdigit() and len(text) <= 10 and least <= int(text) <= most):
+        digits = text.removeprefix("-") if least < 0 else text
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= 10 and least <= int(text) <= most):
             raise self.refuse(key, f"a whole number from {least} to {most}{f' {also}' if also else ''}")
         return int(text)
 
@@ -227,6 +228,8 @@ def _ports(spec: Mapping[str, Any]) -> list[Json]:
 def _flags(read: _Reader) -> tuple[str, ...]:
     flags = ["--log-level", read.choice("log-level", LEVELS, "info")]
     flags += ["--successor-preference", read.choice("successor-preference", SUCCESSORS, "newest-replicaset")]
+    if "priority" in read.asked:
+        flags += ["--priority", str(read.number("priority", 0, -PRIORITY_MAX, PRIORITY_MAX))]
     health = _health(read)
     flags += ["--health", health] if health else []
     for key, least in (("health-period-seconds", 0.05), ("health-timeout-seconds", 0.01)):
@@ -318,9 +321,10 @@ def quantity(text: str) -> Fraction | None:
 _KNOWN: Final = frozenset(
     (
         *("lease", "quorum", "image", "image-pull-policy", "port", "pod-port", "run-as-user", "host-network"),
-        *("log-level", "successor-preference", "health-http", "health-tcp", "health-exec", "health-period-seconds"),
-        *("health-timeout-seconds", "health-failures", "health-successes", "step-down-grace-seconds"),
-        *("stale-after-seconds", "drain", "drain-seconds", "token-seconds", "resources-requests-cpu"),
+        *("log-level", "priority", "successor-preference", "health-http", "health-tcp", "health-exec"),
+        *("health-period-seconds", "health-timeout-seconds", "health-failures", "health-successes"),
+        *("step-down-grace-seconds", "stale-after-seconds", "drain", "drain-seconds", "token-seconds"),
+        "resources-requests-cpu",
         *("resources-requests-memory", "resources-limits-cpu", "resources-limits-memory"),
     )
 )

@@ -7,7 +7,14 @@ from typing import Any, Final
 
 import msgspec
 
-from leaderlease.paxos.lease import parse_duration
+from leaderlease.paxos.lease import (
+    DURATION_MAX_MS,
+    NO_FAILBACK_MAX_MS,
+    RENEW_DEADLINE_MIN_MS,
+    RETRY_PERIOD_MIN_MS,
+    parse_duration,
+    parse_span,
+)
 from leaderlease.wire.session import Spec
 
 GROUP: Final = "leaderlease.dev"
@@ -218,14 +225,24 @@ class Candidates(msgspec.Struct, frozen=True, rename="camel"):
     service_account_names: tuple[str, ...] = ()
 
 
+class Preference(msgspec.Struct, frozen=True, rename="camel"):
+    """``spec.preference``."""
+
+    policy: str = "None"
+    no_failback: str = ""
+
+
 class LeaseSpec(msgspec.Struct, frozen=True, rename="camel"):
     """``spec`` of a LeaderLease, with the defaults of the schema."""
 
     quorum: str = "default"
     lease_duration: str = "3s"
+    renew_deadline: str = "2s"
+    retry_period: str = "500ms"
     lock_delay: str = "0s"
     mode: str = "Active"
     candidates: Candidates = Candidates()
+    preference: Preference = Preference()
     leader_service: LeaderService | None = None
 
 
@@ -266,6 +283,7 @@ def declaration(spec: LeaseSpec, pods: Sequence[Pod]) -> Spec:
     if selector is not None:
         admitted = tuple(sorted(p.uid for p in pods if not p.is_over and selector.matches(p.labels)))
     delay_ms = 0 if spec.lock_delay in ("0s", "0ms", "") else parse_duration(spec.lock_delay, "lockDelay")
+    preference = spec.preference
     return Spec(
         duration_ms=parse_duration(spec.lease_duration, "leaseDuration"),
         lock_delay_ms=delay_ms or 0,
@@ -273,4 +291,8 @@ def declaration(spec: LeaseSpec, pods: Sequence[Pod]) -> Spec:
         service_accounts=tuple(sorted(spec.candidates.service_account_names)),
         pods=admitted,
         source=SOURCE,
+        renew_deadline_ms=parse_span(spec.renew_deadline, "renewDeadline", RENEW_DEADLINE_MIN_MS, DURATION_MAX_MS),
+        retry_period_ms=parse_span(spec.retry_period, "retryPeriod", RETRY_PERIOD_MIN_MS, DURATION_MAX_MS),
+        preference=preference.policy,
+        no_failback_ms=parse_span(preference.no_failback or 0, "noFailback", 1, NO_FAILBACK_MAX_MS),
     )

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from leaderlease.errors import RemoteProtocolError
 from leaderlease.node.learner import Learner
 from leaderlease.node.ports import Ports, Timer
@@ -20,11 +22,13 @@ from leaderlease.paxos.membership import Configuration
 from leaderlease.paxos.messages import (
     Accept,
     Accepted,
+    Claim,
     DigestReply,
     DigestRequest,
     Live,
     Nack,
     Peek,
+    Peeked,
     Ping,
     Pong,
     Prepare,
@@ -89,6 +93,8 @@ class Driver:
         """In the order in which they began, so that one timer bounds them all."""
         self._sweep: Timer | None = None
         self.is_stopped = False
+        self.claims: Callable[[str], tuple[Claim, ...]] = lambda key: ()
+        """Who waits here for a lease that prefers some: told to whoever peeks."""
         self.on_installed: list[Callable[[Record], None]] = []
         self.on_peer_change: list[Callable[[str, bool], None]] = []
         self._handlers: dict[type, Callable[[str, Any], None]] = {
@@ -217,10 +223,24 @@ class Driver:
 
     def _on_asked(self, origin: str, message: Prepare | Accept | Peek) -> None:
         effects = self.acceptor.handle(origin, message, self.ports.now_ms())
-        if type(message) is not Peek:
+        if type(message) is Peek:
+            effects = self._with_claims(message.key, effects)
+        else:
             # After the acceptor has checked it: a poisoned counter must not become this proposer's own (H12).
             self.proposer.observe(message.ballot)  # type: ignore[union-attr]
         self._carry_out(effects)
+
+    def _with_claims(self, key: str, effects: list[Effect]) -> list[Effect]:
+        """Add to the answer to a peek what the acceptor does not know."""
+        claims = self.claims(key)
+        if not claims:
+            return effects
+        return [
+            Respond(effect.origin, msgspec.structs.replace(effect.reply, waiting=claims))
+            if type(effect) is Respond and type(effect.reply) is Peeked
+            else effect
+            for effect in effects
+        ]
 
     def _on_renew(self, origin: str, message: Renew) -> None:
         self.reply(origin, self.acceptor.renew(message, self.ports.now_ms()))

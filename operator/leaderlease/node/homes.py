@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 from leaderlease.node.ports import Timer
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Holder, Value, digest
-from leaderlease.paxos.messages import RenewItem
+from leaderlease.paxos.messages import Claim, RenewItem
 from leaderlease.paxos.proposer import Attempt
 from leaderlease.wire.session import GoAway
 
@@ -69,16 +69,21 @@ class Waiter:
 
     Attributes:
         goes_on: The term that it holds already, by way of another node; 0 for one that wants the next.
+        claim: What it says of itself, for a lease that prefers some.
+        renew_deadline_ms: As declared, to be told with the grant; so ``retry_period_ms``.
     """
 
     __slots__ = (
+        "claim",
         "duration_ms",
         "goes_on",
         "holder",
         "is_cancelled",
         "is_waiting",
         "lock_delay_ms",
+        "renew_deadline_ms",
         "request",
+        "retry_period_ms",
         "session",
     )
 
@@ -91,6 +96,7 @@ class Waiter:
         duration_ms: int | None,
         lock_delay_ms: int,
         goes_on: int = 0,
+        claim: Claim | None = None,
     ) -> None:
         self.session = session
         self.goes_on = goes_on
@@ -99,6 +105,8 @@ class Waiter:
         self.is_waiting = is_waiting
         self.duration_ms = duration_ms
         self.lock_delay_ms = lock_delay_ms
+        self.claim = claim or Claim(holder.name)
+        self.renew_deadline_ms = self.retry_period_ms = 0
         self.is_cancelled = False
 
 
@@ -107,16 +115,24 @@ class Held:
 
     Attributes:
         take_over_until_ms: Until when a failed take-over is tried again: for one duration after a keepalive.
+        claim: What the holder says of itself.
+        granted_ms: When this node began to serve it.
+        asked_until_ms: Until when it is not asked again to step down in favour of a better one.
     """
 
-    __slots__ = ("ballot", "digest", "holder", "item", "session", "take_over_until_ms", "value")
+    __slots__ = ("asked_until_ms", "ballot", "claim", "digest", "granted_ms", "holder", "item", "session",
+                 "take_over_until_ms", "value")  # fmt: skip
 
-    def __init__(self, key: str, session: Session, ballot: Ballot, value: Value) -> None:
+    def __init__(
+        self, key: str, session: Session, ballot: Ballot, value: Value, claim: Claim | None = None, now_ms: int = 0
+    ) -> None:
         assert value.holder is not None
         self.session = session
         self.holder: Holder = value.holder
         self.value = value
-        self.take_over_until_ms = 0
+        self.take_over_until_ms = self.asked_until_ms = 0
+        self.claim = claim or Claim(self.holder.name)
+        self.granted_ms = now_ms
         self.take(key, ballot)
 
     def take(self, key: str, ballot: Ballot) -> None:
@@ -130,8 +146,8 @@ class Home:
     """The proposer's side of one lease at this node."""
 
     __slots__ = (
-        "failures", "held", "hold_off_until_ms", "is_busy", "key", "name", "prepared", "timer", "todo", "waiters",
-        "wins",
+        "failures", "first", "held", "hold_off_until_ms", "is_busy", "key", "name", "prepared", "stood_back_term",
+        "timer", "todo", "waiters", "wins",
     )  # fmt: skip
 
     def __init__(self, key: str) -> None:
@@ -139,6 +155,10 @@ class Home:
         self.name = key[len(LEASE) :]
         # Lists: an empty deque takes 760 bytes, and most leases have neither.
         self.waiters: list[Waiter] = []
+        self.first: Waiter | None = None
+        """Who was put first, whatever is preferred: it holds already, or was named as successor."""
+        self.stood_back_term = -1
+        """The last term whose end was left to a better candidate of another node."""
         self.held: Held | None = None
         self.prepared: Attempt | None = None
         self.is_busy = False

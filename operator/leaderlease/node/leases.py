@@ -12,6 +12,7 @@ from typing import Final
 
 from leaderlease.node.driver import Driver
 from leaderlease.node.homes import LEASE, TODO_MAX, WAITERS_MAX, Held, Home, Session, Waiter
+from leaderlease.node.preferences import STAND_BACK_MS, Preferences
 from leaderlease.node.reads import Reading, Reads, ReadState
 from leaderlease.node.vacancies import Vacancies
 from leaderlease.paxos.acceptor import NEVER
@@ -46,6 +47,7 @@ class Leases:
         self.homes: dict[str, Home] = {}
         self.on_unwanted: Callable[[Home, Held], None] = lambda home, held: None
         self._vacancies = Vacancies(driver, self.home, self.free)
+        self.preferences = Preferences(driver, reads, self.homes)
         driver.route(Chosen, self._on_chosen)
         self._rank_of = {member: i for i, member in enumerate(sorted(driver.quorum.members))}
 
@@ -96,9 +98,10 @@ class Leases:
         if is_accepted or self._driver.learner.has_heard_of(home.name, waiter.holder):
             # Its own lease, asked for again after a change of node: the guards in the way of others are its own.
             home.waiters.insert(0, waiter)
+            home.first = waiter
             home.hold_off_until_ms = 0
         else:
-            home.waiters.append(waiter)
+            self.preferences.enqueue(home, waiter)
         self.pump(home)
 
     def cancel(self, waiter: Waiter, home: Home) -> None:
@@ -129,6 +132,8 @@ class Leases:
             self.wake_in(home, home.hold_off_until_ms - now_ms)
         elif driver.is_disk_stalled():
             self.wake_in(home, BACKOFF_MAX_MS)
+        elif self.preferences.must_ask(home, waiter):
+            self._ask_majority(home, is_complete=True)
         else:
             self._attempt(home, waiter)
 
@@ -181,9 +186,11 @@ class Leases:
         """Tell a candidate that it holds: a majority has accepted ``value`` in this attempt (rule 1)."""
         if waiter in home.waiters:
             home.waiters.remove(waiter)
+        home.first = None
         session = waiter.session
         session.waits.pop(waiter.request, None)
-        held, before = Held(home.key, session, attempt.ballot, value), home.held
+        now_ms = self._driver.ports.now_ms()
+        held, before = Held(home.key, session, attempt.ballot, value, waiter.claim, now_ms), home.held
         is_unwanted = waiter.is_cancelled or session.is_closed
         if is_unwanted and before is not None and before.value == value:
             # The same holder has another connection here, which goes on under the new ballot.
@@ -202,7 +209,9 @@ class Leases:
         session.ordinal += 1
         nonce, term = held.holder.nonce, value.term
         duration_ms, ordinal = value.duration_ms, session.ordinal
-        session.push(Granted(waiter.request, home.name, nonce, term, duration_ms, basis, ordinal))
+        told = (basis, ordinal, waiter.renew_deadline_ms, waiter.retry_period_ms)
+        session.push(Granted(waiter.request, home.name, nonce, term, duration_ms, *told))
+        self.preferences.granted(home)
         self._deny(home, value, value.duration_ms)
 
     def _deny(self, home: Home, seen: Value | None, retry_after_ms: int | None) -> None:
@@ -239,7 +248,7 @@ class Leases:
                 waiter.session.waits.pop(waiter.request, None)
         return [waiter for waiter in leaving if not waiter.is_cancelled]
 
-    def _ask_majority(self, home: Home) -> None:
+    def _ask_majority(self, home: Home, is_complete: bool = False) -> None:
         home.is_busy = True
 
         def on_read(reading: Reading) -> None:
@@ -248,14 +257,16 @@ class Leases:
             if not home.is_busy:
                 self.free(home)
 
-        self._reads.read(home.key, on_read)
+        self._reads.read(home.key, on_read, is_complete=is_complete)
 
     def _majority_says(self, home: Home, reading: Reading) -> None:
         if reading.state is ReadState.UNAVAILABLE:
             self._refuse_without_quorum(home)
         elif reading.is_vacant or self._put_holder_first(home, reading.value):
             self._drop_cancelled(home)
-            if home.waiters:
+            if self.preferences.stands_back(home, reading):
+                self._hold_off(home, STAND_BACK_MS)
+            elif home.waiters:
                 self._attempt(home, home.waiters[0])
         else:
             self._deny(home, reading.value, reading.remaining_ms)
@@ -330,6 +341,8 @@ class Leases:
         if home is None:
             return
         home.wins = 0
+        if value.holder is not None:
+            home.first = None
         if home.prepared is not None and home.prepared.ballot < message.ballot:
             self._vacancies.take(home)
         held = home.held
@@ -464,6 +477,7 @@ def put_first(home: Home, is_it: Callable[[Waiter], bool]) -> bool:
         return False
     home.waiters.remove(waiter)
     home.waiters.insert(0, waiter)
+    home.first = waiter
     return True
 
 

@@ -10,7 +10,7 @@ from leaderlease.node.driver import Driver
 from leaderlease.node.ports import Timer
 from leaderlease.paxos.ballot import ZERO, Ballot
 from leaderlease.paxos.lease import Value
-from leaderlease.paxos.messages import Peek, Peeked
+from leaderlease.paxos.messages import Claim, Peek, Peeked
 from leaderlease.paxos.quorum import Quorum, majority
 
 READ_TIMEOUT_MS: Final = 300
@@ -33,6 +33,7 @@ class Reading(msgspec.Struct, frozen=True):
         is_vacant: A majority would let another holder in now.
         remaining_ms: Until it would; None is never.
         answered: Members that did.
+        claims: Who waits where, of a lease that prefers some.
     """
 
     state: ReadState
@@ -41,6 +42,16 @@ class Reading(msgspec.Struct, frozen=True):
     is_vacant: bool
     remaining_ms: int | None
     answered: frozenset[str]
+    claims: tuple[tuple[str, Claim], ...] = ()
+
+    @property
+    def waiting(self) -> list[Claim]:
+        """Who waits, at any member that answered."""
+        return [claim for _, claim in self.claims]
+
+    def waiting_elsewhere(self, member: str) -> list[Claim]:
+        """Return who waits at other members than this."""
+        return [claim for at, claim in self.claims if at != member]
 
 
 OnRead = Callable[[Reading], object]
@@ -49,11 +60,12 @@ OnRead = Callable[[Reading], object]
 class Read:
     """One read under way."""
 
-    __slots__ = ("answers", "key", "on_read", "timer")
+    __slots__ = ("answers", "is_complete", "key", "on_read", "timer")
 
-    def __init__(self, key: str, on_read: OnRead) -> None:
+    def __init__(self, key: str, on_read: OnRead, is_complete: bool) -> None:
         self.key = key
         self.on_read = on_read
+        self.is_complete = is_complete
         self.answers: dict[str, Peeked] = {}
         self.timer: Timer | None = None
 
@@ -68,11 +80,11 @@ class Reads:
         self._next = driver.proposer.incarnation << 40
         driver.route(Peeked, self._on_peeked)
 
-    def read(self, key: str, on_read: OnRead) -> None:
-        """Read a register from a majority; never writes, never touches a timer."""
+    def read(self, key: str, on_read: OnRead, *, is_complete: bool = False) -> None:
+        """Read a register from a majority, or with ``is_complete`` from all that answer; never writes or arms."""
         self._next += 1
         number, driver = self._next, self._driver
-        read = self._reads[number] = Read(key, on_read)
+        read = self._reads[number] = Read(key, on_read, is_complete)
         read.timer = driver.ports.call_later(READ_TIMEOUT_MS, lambda: self._finish(number))
         for member in driver.quorum.ordered:
             driver.send(member, Peek(driver.epoch, key, number))
@@ -83,8 +95,8 @@ class Reads:
         if read is None or read.key != message.key or origin not in self._driver.quorum.members:
             return
         read.answers[origin] = message
-        reading = weigh(read.answers, self._driver.quorum)
-        if reading.state is ReadState.CHOSEN or read.answers.keys() >= self._driver.connected:
+        is_all = read.answers.keys() >= self._driver.connected
+        if is_all or (not read.is_complete and weigh(read.answers, self._driver.quorum).state is ReadState.CHOSEN):
             self._finish(message.request)
 
     def _finish(self, number: int) -> None:
@@ -92,7 +104,9 @@ class Reads:
         if read is not None:
             if read.timer is not None:
                 read.timer.cancel()
-            read.on_read(weigh(read.answers, self._driver.quorum))
+            reading = weigh(read.answers, self._driver.quorum)
+            claims = tuple((at, claim) for at, answer in read.answers.items() for claim in answer.waiting)
+            read.on_read(msgspec.structs.replace(reading, claims=claims) if claims else reading)
 
 
 def weigh(answers: dict[str, Peeked], quorum: Quorum) -> Reading:

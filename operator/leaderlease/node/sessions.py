@@ -22,8 +22,17 @@ from leaderlease.node.releases import Releases
 from leaderlease.node.renewals import Renewals
 from leaderlease.node.specs import Specs, check_spec
 from leaderlease.node.status import node_status
-from leaderlease.paxos.lease import DURATION_DEFAULT_MS, NONCE_HEX, Holder, Value, check_value, parse_name
-from leaderlease.paxos.messages import StepDown
+from leaderlease.paxos.lease import (
+    DURATION_DEFAULT_MS,
+    NONCE_HEX,
+    PREFERENCES,
+    PRIORITY_MAX,
+    Holder,
+    Value,
+    check_value,
+    parse_name,
+)
+from leaderlease.paxos.messages import Claim, StepDown
 from leaderlease.wire.session import (
     AcquireRequest,
     CancelRequest,
@@ -77,6 +86,7 @@ class Sessions:
         self.renewals = Renewals(driver, self.leases)
         self.specs = Specs(driver, self.reads, auto_declare)
         self.specs.on_change = self._admit_again
+        self.leases.preferences.spec_of = self.specs.declared.get
         self.open_sessions: set[Session] = set()
         self._handlers: dict[type, Callable[[Session, Any], None]] = {
             KeepAlive: self._on_keepalive,
@@ -140,6 +150,8 @@ class Sessions:
         holder = message.holder
         if len(holder.nonce) != NONCE_HEX or not 0 < len(holder.name) <= 253 or len(holder.pod_uid) > 64:
             raise ConfigError(f"identity {holder.name!r}: a name of 1 to 253 characters and a nonce are needed")
+        if abs(message.priority) > PRIORITY_MAX:
+            raise ConfigError(f"priority: {message.priority} is outside [-{PRIORITY_MAX}, {PRIORITY_MAX}]")
         if message.duration_ms != 0:
             check_value(Value(1, None, message.duration_ms))
         if len(session.waits) >= WAITS_MAX or len(session.leases) >= LEASES_MAX:
@@ -169,9 +181,10 @@ class Sessions:
         duration_ms = message.duration_ms
         if is_declared or duration_ms == 0:
             duration_ms = spec.duration_ms if is_declared else DURATION_DEFAULT_MS
-        lock_delay_ms, goes_on = spec.lock_delay_ms, message.term
         who = (session, message.request, message.holder, message.is_waiting)
-        waiter = Waiter(*who, duration_ms, lock_delay_ms, goes_on)
+        claim = Claim(message.holder.name, message.priority, message.since_ms)
+        waiter = Waiter(*who, duration_ms, spec.lock_delay_ms, message.term, claim)
+        waiter.renew_deadline_ms, waiter.retry_period_ms = spec.renew_deadline_ms, spec.retry_period_ms
         self.leases.acquire(message.name, waiter)
 
     def _admit_again(self, name: str) -> None:
@@ -188,6 +201,8 @@ class Sessions:
                 self.leases.cancel(waiter, home)
             else:
                 waiter.duration_ms, waiter.lock_delay_ms = spec.duration_ms, spec.lock_delay_ms
+                waiter.renew_deadline_ms, waiter.retry_period_ms = spec.renew_deadline_ms, spec.retry_period_ms
+        self.leases.preferences.declared(home)
 
     def _is_held_by(self, name: str, holder: Holder) -> bool:
         register = self.driver.acceptor.registers.get(LEASE + name)
@@ -273,8 +288,9 @@ class Sessions:
         home = self.leases.homes.get(LEASE + name)
         candidates = tuple(waiter.holder.name for waiter in islice(home.waiters, 16)) if home is not None else ()
         holder = value.holder if state != "vacant" else None
-        duration_ms, at_ms = value.duration_ms, value.acquired_at_ms
-        return LeaseInfo(name, state, holder, value.term, duration_ms, remaining_ms, at_ms, candidates)
+        preference = self.leases.preferences.of(name) or PREFERENCES[0]
+        told = (value.duration_ms, remaining_ms, value.acquired_at_ms, candidates, preference)
+        return LeaseInfo(name, state, holder, value.term, *told)
 
     def local_view(self, prefix: str = "", after: str = "") -> "list[LeaseInfo]":
         """Return what this node's own acceptor knows, in name order, from after ``after`` on."""

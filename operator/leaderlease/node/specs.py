@@ -17,11 +17,20 @@ from leaderlease.node.homes import SPEC
 from leaderlease.node.reads import Reading, Reads, ReadState
 from leaderlease.paxos.acceptor import Record
 from leaderlease.paxos.ballot import ZERO, Ballot
-from leaderlease.paxos.lease import DURATION_DEFAULT_MS, LOCK_DELAY_MAX_MS, Value, check_value
+from leaderlease.paxos.lease import (
+    DURATION_DEFAULT_MS,
+    LOCK_DELAY_MAX_MS,
+    MODES,
+    NO_FAILBACK_MAX_MS,
+    PREFERENCES,
+    RENEW_DEADLINE_MIN_MS,
+    RETRY_PERIOD_MIN_MS,
+    Value,
+    check_value,
+)
 from leaderlease.paxos.proposer import Attempt, Outcome, Write
 from leaderlease.wire.session import Spec
 
-MODES: Final = ("Active", "Paused", "ObserveOnly")
 IDENTITIES_MAX: Final = 256
 UNDECLARED_TTL_MS: Final = 5_000
 """How long "nobody declared it" is believed before a majority is asked again."""
@@ -57,6 +66,35 @@ def check_spec(spec: Spec) -> None:
         raise ConfigError(f"mode: {spec.mode!r} is none of {', '.join(MODES)}")
     if len(spec.identities) > IDENTITIES_MAX or not all(0 < len(name) <= 253 for name in spec.identities):
         raise ConfigError(f"identities: at most {IDENTITIES_MAX} names, each of 1 to 253 characters")
+    _check_renewal(spec)
+    if spec.preference not in PREFERENCES:
+        raise ConfigError(f"preference: {spec.preference!r} is none of {', '.join(PREFERENCES)}")
+    if not 0 <= spec.no_failback_ms <= NO_FAILBACK_MAX_MS:
+        raise ConfigError(f"no_failback: {spec.no_failback_ms} ms is outside [0, 87600h]")
+    if spec.no_failback_ms and spec.preference == PREFERENCES[0]:
+        raise ConfigError(f"no_failback: {spec.no_failback_ms} ms has no effect with preference {PREFERENCES[0]}")
+
+
+def _check_renewal(spec: Spec) -> None:
+    duration_ms, deadline_ms, period_ms = spec.duration_ms, spec.renew_deadline_ms, spec.retry_period_ms
+    if not deadline_ms and not period_ms:
+        return
+    if duration_ms is None:
+        raise ConfigError(
+            f"renew_deadline, retry_period: {deadline_ms} ms and {period_ms} ms must be 0 with duration never, "
+            "for nothing is renewed"
+        )
+    if deadline_ms and not RENEW_DEADLINE_MIN_MS <= deadline_ms < duration_ms:
+        raise ConfigError(
+            f"renew_deadline: {deadline_ms} ms must be at least {RENEW_DEADLINE_MIN_MS} ms, and shorter than the "
+            f"duration, which is {duration_ms} ms"
+        )
+    limit, limit_ms = ("renew_deadline", deadline_ms) if deadline_ms else ("duration", duration_ms)
+    if period_ms and not (period_ms >= RETRY_PERIOD_MIN_MS and period_ms * 6 < limit_ms * 5):
+        raise ConfigError(
+            f"retry_period: {period_ms} ms must be at least {RETRY_PERIOD_MIN_MS} ms, and 1.2 times as much be shorter "
+            f"than the {limit}, which is {limit_ms} ms"
+        )
 
 
 class Specs:

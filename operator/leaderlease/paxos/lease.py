@@ -32,6 +32,16 @@ DIGESTS_KEPT: Final = 512
 """A value's digest is asked for up to four times by the node that proposes it, within milliseconds."""
 NONCE_HEX: Final = 32
 """A nonce is 128 bits, written as 32 hexadecimal digits."""
+RENEW_DEADLINE_MIN_MS: Final = 50
+"""Less would end before the round that grants a lease."""
+RETRY_PERIOD_MIN_MS: Final = 10
+PRIORITY_MAX: Final = 1_000_000
+"""Of a candidate; as far below 0."""
+NO_FAILBACK_MAX_MS: Final = 3_650 * 86_400_000
+MODES: Final = ("Active", "Paused", "ObserveOnly")
+"""Whom a declared lease admits: everybody, nobody new, and nobody new while the operator leaves routing alone."""
+PREFERENCES: Final = ("None", "Priority", "Ordinal", "NewestReplicaSet")
+"""Who should be first where several could hold a lease."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?\Z")
@@ -146,21 +156,41 @@ def parse_duration(text: str | int | float | None, field: str = "duration") -> i
     if text is None or text == "never":
         return None
     is_lease = field == "duration"
-    if isinstance(text, int | float):
-        if text != text or abs(text) > DURATION_MAX_MS:
-            raise ConfigError(f"{field}: {text!r} is outside [100ms, 1h]")
-        milliseconds = round(text * 1000)
-    else:
-        match = _DURATION.match(text)
-        if not text or match is None:
-            raise ConfigError(f"{field}: {text!r} is no duration; write 750ms, 3s, 1m30s, 1h{' or never' * is_lease}")
-        hours, minutes, seconds, millis = match.groups()
-        total = float(hours or 0) * 3600 + float(minutes or 0) * 60 + float(seconds or 0)
-        milliseconds = round(total * 1000) + int(millis or 0)
+    milliseconds = _milliseconds(text, field, " or never" * is_lease)
     if not DURATION_MIN_MS <= milliseconds <= DURATION_MAX_MS:
         hint = "; use never for a lock without an end" if is_lease else ""
         raise ConfigError(f"{field}: {text!r} is outside [100ms, 1h]{hint}")
-    return milliseconds
+    return round(milliseconds)
+
+
+def parse_span(text: str | int | float, field: str, least_ms: int, most_ms: int) -> int:
+    """Turn a time that is no duration of a lease into milliseconds; written as for :func:`parse_duration`.
+
+    Args:
+        field: Named in the error.
+        least_ms: Allowed, as is 0.
+        most_ms: Allowed.
+
+    Raises:
+        ConfigError: Not a time, or outside its bounds.
+    """
+    milliseconds = _milliseconds(text, field, "")
+    if milliseconds and not least_ms <= milliseconds <= most_ms:
+        bounds = f"[{format_duration(least_ms)}, {format_duration(most_ms)}]"
+        raise ConfigError(f"{field}: {text!r} is outside {bounds}")
+    return round(milliseconds)
+
+
+def _milliseconds(text: str | int | float, field: str, more: str) -> float:
+    if isinstance(text, int | float):
+        # Not a number, and what cannot be rounded, is outside of every bound.
+        return round(text * 1000) if abs(text) < float("inf") else float("inf")
+    match = _DURATION.match(text)
+    if not text or match is None:
+        raise ConfigError(f"{field}: {text!r} is no duration; write 750ms, 3s, 1m30s, 1h{more}")
+    hours, minutes, seconds, millis = match.groups()
+    total = float(hours or 0) * 3600 + float(minutes or 0) * 60 + float(seconds or 0)
+    return round(total * 1000) + int(millis or 0)
 
 
 def format_duration(duration_ms: int | None) -> str:

@@ -142,11 +142,24 @@ class Peek(_Message, frozen=True, tag="k"):
     request: int
 
 
+class Claim(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What a candidate that waits says of itself, where a lease prefers some. A hint: safety needs none of it.
+
+    Attributes:
+        since_ms: Wall clock at which it began to run; 0 does not say.
+    """
+
+    name: str
+    priority: int = 0
+    since_ms: int = 0
+
+
 class Peeked(_Message, frozen=True, tag="K"):
     """Answer to ``Peek``.
 
     Attributes:
         remaining_ms: Of the timer; 0 when it has run out or was released, None for never.
+        waiting: Who waits at this member, the best first; only of leases that prefer some.
     """
 
     key: str
@@ -155,6 +168,7 @@ class Peeked(_Message, frozen=True, tag="K"):
     accepted: Ballot
     value: Value | None
     remaining_ms: int | None
+    waiting: tuple[Claim, ...] = ()
 
 
 class Chosen(_Message, frozen=True, tag="c"):

@@ -59,6 +59,8 @@ class Sidecar:
             timeout=max(1.0, config.stale_after_s / CONFIRMATIONS),
             wait=float("inf"),
             pod_uid=config.pod_uid,
+            priority=config.priority,
+            since=self._state.since(),
         )
         self.gate = Gate(config.gate)
         self.feed = Feed(config.leases)

@@ -184,16 +184,30 @@ class Api:
     async def _act(self, action: str, candidate: Candidate, successor: str) -> Answer:
         view = candidate.view
         if action == "release":
-            term = await candidate.release(successor)
-            if term is None:
-                raise HttpError(409, f"this process does not hold {view.name}, so it cannot release it")
-            return json_response(200, {"lease": view.name, "released": True, "term": term})
+            return await self._release(candidate, successor)
         favour = f" in favour of {successor}" if successor else ""
         lease = view.lease
         if lease is not None and candidate.step_down(successor, f"the application asked to step down{favour}"):
             return json_response(202, {"lease": view.name, "stepping_down": True, "term": lease.term})
         term = await _ask(self._parts.client.step_down(view.name, successor))
         return json_response(202, {"lease": view.name, "stepping_down": True, "term": term or view.term})
+
+    async def _release(self, candidate: Candidate, successor: str) -> Answer:
+        """Release, and say what is true: 200 if a majority has let go, 202 if time will, 504 if nobody knows."""
+        name = candidate.view.name
+        released = await candidate.release(successor)
+        if released is None:
+            raise HttpError(409, f"this process does not hold {name}, so it cannot release it")
+        problem = await candidate.confirm_release(released)
+        content = {"lease": name, "released": not problem, "term": released.term}
+        if not problem:
+            return json_response(200, content)
+        lost = f"this process does not lead any more, but the end of term {released.term} is not confirmed: {problem}"
+        if released.duration is None:
+            end = f"nothing else ends it than: leaderlease release {name} --revoke --term {released.term}"
+            return json_response(504, {**content, "error": f"{lost}; {end}", "status": 504})
+        text = f"{lost}; it expires by itself {released.duration:g} s after its last renewal"
+        return json_response(202, {**content, "reason": text})
 
 
 async def _ask(question: Awaitable[Any]) -> Any:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 from leaderlease.client.clock import Clock
 from leaderlease.client.lease import Lease
@@ -36,7 +36,23 @@ SUCCESSOR_TIMEOUT_S: Final = 0.3
 """How long a sidecar that lets go looks for a successor."""
 
 
+CONFIRM_TIMEOUT_S: Final = 2.0
+"""How long a majority may take to say that a released term has ended."""
+
 log = logging.getLogger(__name__)
+
+
+class Released(NamedTuple):
+    """A term that this process does not believe in any more.
+
+    Attributes:
+        duration: Of the lease, in seconds; None is never.
+        problem: Why no node confirmed the release; empty if one did.
+    """
+
+    term: int
+    duration: float | None
+    problem: str
 
 
 class Candidate:
@@ -105,10 +121,10 @@ class Candidate:
         self._wake.set()
         return True
 
-    async def release(self, successor: str = "", reason: str = "the application let go") -> int | None:
+    async def release(self, successor: str = "", reason: str = "the application let go") -> Released | None:
         """Stop leading and release; the work must have ended.
 
-        Returns: The term that ended; None if this process does not hold the lease.
+        Returns: None if this process does not hold the lease.
         """
         lease = self.view.lease
         if lease is None:
@@ -117,8 +133,20 @@ class Candidate:
         self._end("released", reason)
         self._pause_s = PAUSE_AFTER_YIELD_S
         self._wake.set()
-        await self._let_go(lease, successor)
-        return lease.term
+        return Released(lease.term, lease.duration, await self._let_go(lease, successor))
+
+    async def confirm_release(self, released: Released) -> str:
+        """Ask a majority whether the term has ended; return what it says instead, empty if it has."""
+        if released.problem:
+            return released.problem
+        try:
+            async with asyncio.timeout(CONFIRM_TIMEOUT_S):
+                is_current = bool(await self._client.verify(self.view.name, released.term))
+        except TimeoutError:
+            return f"no majority confirmed it within {CONFIRM_TIMEOUT_S:g} s"
+        except LeaderLeaseError as error:
+            return str(error)
+        return "a majority still guards it" if is_current else ""
 
     async def retire(self, has_ended: bool) -> None:
         """Let go for good at the end of the process; where the work may go on, the lease has to expire instead."""
@@ -283,11 +311,15 @@ class Candidate:
         view.observe("", lease.term)
         self._publish(view, kind)
 
-    async def _let_go(self, lease: Lease, successor: str = "") -> None:
+    async def _let_go(self, lease: Lease, successor: str = "") -> str:
+        """Release; return why no node confirmed it, empty if one did."""
         try:
-            await lease.release(successor)
+            problem = "" if await lease.release(successor) else "no node confirmed it in time"
         except LeaderLeaseError as error:
-            log.warning("%s: the release of term %d is not confirmed: %s", lease.name, lease.term, error)
+            problem = str(error)
+        if problem:
+            log.warning("%s: the release of term %d is not confirmed: %s", lease.name, lease.term, problem)
+        return problem
 
     def _remember(self, lease: Lease) -> None:
         self._state.save(self.view.name, self.view.identity, lease.nonce, lease.term, lease.remaining() * 1000)
@@ -312,6 +344,9 @@ class Candidate:
             async with asyncio.timeout(SUCCESSOR_TIMEOUT_S):
                 info = await self._client.get(view.name)
         except (TimeoutError, LeaderLeaseError):
+            return ""
+        if info is not None and info.preference != "None":
+            # The nodes know all candidates and what the lease prefers.
             return ""
         names = info.candidates if info is not None else ()
         return choose_successor(self._config.preference, view.identity, names)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from leaderlease.client.endpoints import Endpoint, parse_endpoint
 from leaderlease.errors import ConfigError
-from leaderlease.paxos.lease import parse_duration, parse_name
+from leaderlease.paxos.lease import PRIORITY_MAX, parse_duration, parse_name
 
 PORT_API: Final = 4040
 LEASES_MAX: Final = 64
@@ -59,6 +59,8 @@ class SidecarConfig:
         listen_pod: Address with the endpoints that only read; None does not serve them.
         state_dir: Where nonces outlive the process; None keeps nothing.
         file: ``leader.json``; None writes none.
+        preference: Whom to name as successor where the lease itself declares no preference.
+        priority: For leases whose declaration prefers the highest.
         drain: ``none``, ``health``, or ``tcp://host:port``: how SIGTERM tells that the work has ended.
     """
 
@@ -79,6 +81,7 @@ class SidecarConfig:
     step_down_grace_s: float = 2.0
     stale_after_s: float = 10.0
     preference: str = "none"
+    priority: int = 0
     drain_at: Endpoint | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -107,6 +110,8 @@ class SidecarConfig:
         check_seconds("--stale-after", self.stale_after_s, 0.5)
         if self.preference not in PREFERENCES:
             raise ConfigError(f"--successor-preference: {self.preference!r} is none of {', '.join(PREFERENCES)}")
+        if abs(self.priority) > PRIORITY_MAX:
+            raise ConfigError(f"--priority: {self.priority} is outside [-{PRIORITY_MAX}, {PRIORITY_MAX}]")
         if self.drain.startswith("tcp://"):
             object.__setattr__(self, "drain_at", _address("--drain", self.drain.removeprefix("tcp://")))
         elif self.drain == "health":

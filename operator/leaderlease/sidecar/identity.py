@@ -9,10 +9,12 @@ Rule 3: one process at a time uses a directory, so no two share a nonce (H19).
 A renewal that was not recorded only makes the record end earlier than the lease.
 """
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +25,8 @@ from leaderlease.errors import ConfigError
 from leaderlease.paxos.lease import NONCE_HEX
 
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+SINCE: Final = "since"
+"""The file that says when the first process of this directory began."""
 RECORD_BYTES_MAX: Final = 4_096
 FOREVER_MS: Final = 1e15
 """Stands for the end of a lease without end."""
@@ -82,6 +86,22 @@ class StateDir:
             raise ConfigError(f"--state-dir {path}: another sidecar uses it; give each one its own") from None
         except OSError as error:
             raise ConfigError(f"--state-dir {path}: {error.strerror}") from error
+
+    def since(self) -> float:
+        """Return when the first process with this directory began, by the wall clock in seconds: the pod's age.
+
+        It tells a newer candidate from an older one, for leases that prefer it; nothing else is decided by it.
+        """
+        now_s = time.time()
+        if self._path is None:
+            return now_s
+        path = self._path / SINCE
+        try:
+            return float(path.read_text()[:32])
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError):
+                write_atomically(path, b"%.3f" % now_s, 0o600)
+            return now_s
 
     def load(self, lease: str, identity: str) -> Record | None:
         """Return the nonce that may go on; None when there is none, or it is dead (rule 2)."""

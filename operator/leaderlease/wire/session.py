@@ -68,6 +68,8 @@ class AcquireRequest(_Message, frozen=True, tag="acq"):
         duration_ms: 0 takes the declared duration, or the default; None is never.
         is_waiting: Stay in the queue until granted; else answer at once.
         term: What this nonce holds already, and wants to keep by way of this node; it is given no other (H18).
+        priority: For a lease whose declaration prefers the highest; what a candidate says of itself.
+        since_ms: Wall clock at which it began to run, for one that prefers the newest; 0 does not say.
     """
 
     request: int
@@ -77,6 +79,8 @@ class AcquireRequest(_Message, frozen=True, tag="acq"):
     duration_ms: int | None
     is_waiting: bool
     term: int = 0
+    priority: int = 0
+    since_ms: int = 0
 
 
 class CancelRequest(_Message, frozen=True, tag="can"):
@@ -154,6 +158,10 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
         service_accounts: Of pods that may hold, in the lease's own namespace; empty admits all.
         pods: uids of pods that may hold; None admits all.
         source: Who declares it, so that each withdraws only its own: ``kubernetes`` for the operator, empty for people.
+        renew_deadline_ms: A holder stops when no renewal was acknowledged for so long; 0 leaves it to the client.
+        retry_period_ms: Between two renewals; 0 likewise. Both travel with the grant, and count from the next one on.
+        preference: One of ``PREFERENCES``.
+        no_failback_ms: How long a holder must have led before a preferred candidate takes its place.
     """
 
     duration_ms: int | None
@@ -163,6 +171,10 @@ class Spec(msgspec.Struct, frozen=True, array_like=True):
     service_accounts: tuple[str, ...] = ()
     pods: tuple[str, ...] | None = None
     source: str = ""
+    renew_deadline_ms: int = 0
+    retry_period_ms: int = 0
+    preference: str = "None"
+    no_failback_ms: int = 0
 
 
 class DeclareRequest(_Message, frozen=True, tag="dec"):
@@ -211,6 +223,7 @@ class Granted(_Message, frozen=True, tag="G"):
     Attributes:
         seq: The round followed this message of the client; validity runs from its sending.
         ordinal: Counts the grants of this session; a keepalive renews those up to its own ordinal.
+        renew_deadline_ms: As declared, see ``Spec``; so ``retry_period_ms``.
     """
 
     request: int
@@ -220,6 +233,8 @@ class Granted(_Message, frozen=True, tag="G"):
     duration_ms: int | None
     seq: int
     ordinal: int
+    renew_deadline_ms: int = 0
+    retry_period_ms: int = 0
 
 
 class Denied(_Message, frozen=True, tag="D"):
@@ -287,6 +302,7 @@ class LeaseInfo(msgspec.Struct, frozen=True, array_like=True):
         remaining_ms: Until acceptors let go, seen from the answering node; None is never.
         duration_ms: None is never.
         acquired_at_ms: Wall clock, for people.
+        preference: Of the lease's declaration.
     """
 
     name: str
@@ -297,6 +313,7 @@ class LeaseInfo(msgspec.Struct, frozen=True, array_like=True):
     remaining_ms: int | None
     acquired_at_ms: int
     candidates: tuple[str, ...] = ()
+    preference: str = "None"
 
 
 class Leases(_Message, frozen=True, tag="LS"):
