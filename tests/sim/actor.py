@@ -74,6 +74,9 @@ class Actor:
         self.campaigns: dict[str, Campaign] = {}
         self.node = ""
         self.times_asked: Counter[str] = Counter()
+        self.is_asking: Counter[str] = Counter()
+        """Leases that it has asked about, or asked to revoke, and has no answer yet."""
+        self.asked_at: dict[str, set[str]] = {}
         self._nodes = nodes
         self._at = 0
         self._failures = 0
@@ -132,7 +135,15 @@ class Actor:
     def ask(self, message: Any, is_repeatable: bool = True) -> None:
         """Send a request; the referee judges the answer."""
         request = self.core.ask(message, is_repeatable=is_repeatable)
-        request.owner = self.referee.reading(self, message)
+        judge, name = self.referee.reading(self, message), getattr(message, "name", "")
+        self.is_asking[name] += 1
+
+        def answered(answer: Any, error: Any) -> None:
+            self.is_asking -= Counter([name])
+            if judge is not None:
+                judge(answer, error)
+
+        request.owner = answered
         self.pump()
 
     def watch(self, name: str) -> None:
@@ -219,6 +230,7 @@ class Actor:
         for message in messages:
             if type(message) is wire.AcquireRequest:
                 self.times_asked[message.holder.nonce] += 1
+                self.asked_at.setdefault(message.holder.nonce, set()).add(self.node)
         self.core.outgoing = []
         self._link.end.write(CLIENT.encode_many(messages))
 

@@ -2,12 +2,16 @@
 
 Rule 1: every fault ends by itself, and all that goes on is ended by ``World.heal``; then the quorum must come back.
 Rule 2: of disks that lie, at most a minority: the protocol promises nothing for more (H24, H25).
+Rule 3: each fault has a number, an instant and a random source of its own, so that leaving others out changes neither
+        when it comes nor what it is.
 """
 
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sim.actor import Actor
+from sim.disk import DAMAGES
 from sim.engine import Process
 from sim.member import Node
 
@@ -21,26 +25,35 @@ class Faults:
     def __init__(self, world: "World") -> None:
         self.world = world
         self.engine = world.engine
-        self.chance = world.engine.random
+        self.chance = self._schedule = random.Random(f"faults {world.plan.seed}")
+        self.count = 0
+        self.happened: list[int] = []
+        """Numbers of those that came, in order."""
         self._undo: dict[int, Callable[[], None]] = {}
         self._count = 0
         self.is_over = False
 
     def begin(self) -> None:
         """Plan the first fault."""
-        if self.world.plan.faults:
+        if self.world.plan.drawn:
             self._plan()
 
     def _plan(self) -> None:
-        pause_ms = self.chance.expovariate(1 / self.world.plan.fault_every_ms)
+        pause_ms = self._schedule.expovariate(1 / self.world.plan.fault_every_ms)
         self.engine.later(pause_ms, self._next)
 
     def _next(self) -> None:
         if self.is_over:
             return
-        kind = self.chance.choice(self.world.plan.faults)
-        self.world.counts[f"fault: {kind}"] += 1
-        getattr(self, f"_{kind}")()
+        plan = self.world.plan
+        kind = self._schedule.choice(plan.drawn)
+        self.count += 1
+        if kind in plan.faults and (plan.only is None or self.count in plan.only):
+            self.happened.append(self.count)
+            self.world.counts[f"fault: {kind}"] += 1
+            self.engine.say("fault", f"number {self.count}: {kind}")
+            self.chance = random.Random(f"fault {plan.seed} {self.count}")
+            getattr(self, f"_{kind}")()
         self._plan()
 
     def heal(self) -> None:
@@ -114,12 +127,20 @@ class Faults:
         self.world.is_rolling = True
         gap_ms = self._span_ms() + 3_000
         names = list(self.world.nodes)
+        held = self.world.referee.held()
         for position, name in enumerate(names):
-            self.engine.later(position * gap_ms, lambda name=name: self.world.nodes[name].leave())  # type: ignore[misc]
-        self.engine.later(len(names) * gap_ms, self._rolled)
+            self.engine.later(position * gap_ms, lambda name=name: self._roll(name))  # type: ignore[misc]
+        self.engine.later(len(names) * gap_ms, lambda: self._rolled(held))
 
-    def _rolled(self) -> None:
+    def _roll(self, name: str) -> None:
+        if not self.is_over:
+            self.world.nodes[name].leave()
+
+    def _rolled(self, held: set[tuple[str, str]]) -> None:
         self.world.is_rolling = False
+        if not self.is_over:
+            self.world.counts["a roll-out ended"] += 1
+            self.world.counts["a lease was held through a whole roll-out"] += len(held & self.world.referee.held())
 
     def _pause(self, process: Process, what: str) -> None:
         if process.is_stopped or process.is_dead:
@@ -248,16 +269,33 @@ class Faults:
         self._for(stall_ms, lambda: setattr(platter, "stalled_until", 0.0))
 
     def _fsync_error(self) -> None:
-        if (node := self._node()) is not None:
-            node.storage.fail()
+        """The next write fails, or the first of the next life; what it wrote may be there all the same."""
+        if (node := self._node()) is None:
+            return
+        if self.chance.random() < 0.25:
+            node.platter.fails_next_start = True
+            node.die("killed before a disk that fails")
+        else:
+            node.storage.fail(sticks=self.chance.random() < 0.4)
+
+    def _full_disk(self) -> None:
+        """Nothing can be written for a while: the node leaves, and comes back when there is room again."""
+        platter = self.world.platters[self.chance.choice(self.world.plan.node_names)]
+        platter.is_full = True
+        self._for(self._span_ms() + self.chance.choice([0.0, 3_000.0]), lambda: setattr(platter, "is_full", False))
 
     def _bad_disk(self) -> None:
-        """A record is damaged: the node refuses to start, for good."""
-        if (name := self._may_lose_a_disk()) is not None:
-            self.world.counts["a corrupted record, the node stayed out"] += 1
-            self.engine.say(name, "a record on its disk is damaged: it will not start again")
-            self.world.refuses_to_start.add(name)
-            self.world.nodes[name].die("it has read a damaged record")
+        """What its disk holds is damaged: the next start must find it, and the node stays out."""
+        if (name := self._may_lose_a_disk()) is None:
+            return
+        node = self.world.nodes[name]
+        disk, under_way = self.world.disks[name], [] if node.process.is_dead else node.storage.under_way
+        kinds = [*DAMAGES, *["half a transaction"] * 3 * bool(under_way)]
+        if not any(disk.hurt(self.chance.choice(kinds), under_way, self.chance) for _ in range(5)):
+            self.world.lost_disks.discard(name)
+            return
+        self.engine.say(name, f"its disk is damaged: {disk.damage}")
+        node.die("its machine has lost power over a damaged disk", is_silent=True)
 
     def _old_disk(self) -> None:
         """Its disk goes back to what it was some lives ago: its peers must not listen to it."""

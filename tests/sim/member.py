@@ -4,7 +4,6 @@ What ``node/node.py`` wires together on asyncio is wired together here on the en
 chance and the disk are not production's.
 """
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -28,10 +27,10 @@ from leaderlease.node.peers import (
 from leaderlease.node.server import Server
 from leaderlease.node.sessions import Sessions
 from leaderlease.paxos.membership import Configuration, Member
-from leaderlease.storage.memory import MemoryDisk, MemoryStorage
 from leaderlease.wire.codec import NODE, PEER
 from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Refused
-from sim.engine import Engine, Loop, Process, Timer
+from sim.disk import Disk, Rows
+from sim.engine import Loop, Process, Timer
 from sim.network import End
 
 if TYPE_CHECKING:
@@ -39,55 +38,8 @@ if TYPE_CHECKING:
 
 _encode = msgspec.msgpack.Encoder().encode
 LEAVE_MS = 2_000.0
-"""As ``node.LEAVE_TIMEOUT_S``."""
-
-
-class Platter:
-    """The hardware under one member: how long it takes, and what it is told to do wrong.
-
-    Attributes:
-        stalled_until: No commit ends before.
-    """
-
-    def __init__(self, fsync_ms: float) -> None:
-        self.fsync_ms = fsync_ms
-        self.stalled_until = 0.0
-
-    def takes_ms(self, engine: Engine) -> float:
-        """Draw the duration of one commit."""
-        usual = self.fsync_ms * (0.3 + 2.0 * engine.random.random() ** 4)
-        return max(usual, self.stalled_until - engine.now)
-
-
-class Disk(MemoryStorage):
-    """Commits take time, and the process hears of each one a moment after it is durable."""
-
-    def __init__(self, engine: Engine, process: Process, disk: MemoryDisk, platter: Platter, **kwargs: Any) -> None:
-        self._engine, self._process, self._platter = engine, process, platter
-        super().__init__(disk, self._plan, **kwargs)
-
-    def _plan(self, flush: Callable[[], None]) -> None:
-        # The kernel finishes a write whether the process runs or not; a crash decides about it by itself.
-        self._engine.later(self._platter.takes_ms(self._engine), self._written)
-
-    def _written(self) -> None:
-        self._is_scheduled = False
-        if self._is_over:
-            return
-        self.commit()
-        self._engine.later(self._engine.random.random() * 0.2, self.deliver, self._process)
-        if self._queue and not self._is_over:
-            self._ask()
-
-    @property
-    def is_untold(self) -> bool:
-        """Tell whether something is durable that the process has not heard of."""
-        return bool(self._committed)
-
-    @property
-    def queued(self) -> int:
-        """Records that are not durable."""
-        return len(self._queue)
+LINGER_MS = 1_000.0
+"""As ``node.LEAVE_TIMEOUT_S`` and ``node.LINGER_S``."""
 
 
 class Link(PeerLink):
@@ -137,8 +89,8 @@ class Link(PeerLink):
         pause_ms = limit * (0.5 + self._node.engine.random.random() / 2) * 1000
         self._waiting = self._node.process.later(pause_ms, self.dial)
 
-    def hurry(self) -> None:
-        """Dial now, if this link waits."""
+    def hurry(self, host: str = "") -> None:
+        """Dial now, if this link waits; names are never old here."""
         if self._waiting is not None:
             self._waiting.cancel()
             self.dial()
@@ -193,7 +145,7 @@ class Ports:
 class Node:
     """One life of a member."""
 
-    def __init__(self, world: "World", configuration: Configuration, member: Member, disk: MemoryDisk) -> None:
+    def __init__(self, world: "World", configuration: Configuration, member: Member, disk: Rows) -> None:
         self.world = world
         self.name = member.name
         self.member = member.uuid
@@ -205,11 +157,12 @@ class Node:
         self.loop = Loop(self.engine, self.process)
         self.wall_rate = world.wall_rates[self.name]
         self.ports = Ports(self)
+        self.platter = world.platters[self.name]
         self.storage = Disk(
             self.engine,
             self.process,
             disk,
-            world.platters[self.name],
+            self.platter,
             on_failure=self._disk_failed,
             boot_nonce=f"{self.engine.random.getrandbits(64):016x}",
             now_ms=lambda: self.process.clock.mono_ms(self.engine.now),
@@ -281,24 +234,27 @@ class Node:
         batches = 0
         if self.storage.is_untold:
             self.counts["crash between fsync and reply"] += 1
+        under_way = len(self.storage.under_way)
         if self.storage.queued:
-            batches = int(self.engine.random.random() < 0.4)
+            batches = int(bool(under_way) and self.engine.random.random() < 0.4)
             self.counts["crash with a write that got through" if batches else "crash that lost a write"] += 1
+            if batches and self.storage.queued > under_way:
+                self.counts["crash between two writes, the first got through"] += 1
         self.engine.say(self.name, f"dies: {how}")
         process.is_dead = True
         self.driver.stop()
-        self.storage.crash(batches=batches)
+        self.storage.crash(batches=batches, entries=under_way)
         self.network.process_died(process, is_silent=is_silent)
         self.referee.check_disks()
         self.world.node_died(self)
 
     def leave(self) -> None:
-        """As ``node.Node.stop``: clients go elsewhere first."""
+        """As ``node.Node.stop``: clients go elsewhere first, and this node still votes for what they ask there."""
         if self.process.is_dead:
             return
         self.counts["a node left in order"] += 1
         self.engine.say(self.name, "leaves: clients are told")
-        self.server.on_empty = lambda: self.process.soon(self._left)
+        self.server.on_empty = lambda: self.process.later(LINGER_MS, self._left)
         if self.server.leave():
             self.process.later(LEAVE_MS, self._left)
         else:
@@ -307,13 +263,16 @@ class Node:
     def _left(self) -> None:
         if not self.process.is_dead:
             self.driver.stop()
-            while self.storage.queued:
+            while self.storage.queued and not self.platter.is_full:
                 self.storage.commit()
             self.die("has left")
 
     def _disk_failed(self, error: StorageError) -> None:
         assert isinstance(error, DiskFailed)
-        self.counts["fsync failed, the node left"] += 1
+        how = "a full disk" if self.platter.is_full else "fsync failed"
+        self.counts[f"{how}, the node left"] += 1
+        if self.storage.has_stuck:
+            self.counts["fsync failed, what it wrote was there"] += 1
         self.die(str(error))
 
     def _on_refused(self, member: Member, refused: Refused) -> None:

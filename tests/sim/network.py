@@ -128,7 +128,10 @@ class Network:
         delay = weather.latency_ms * (0.5 + 2.5 * chance() ** 3)
         if weather.spike and chance() < weather.spike:
             delay += chance() * weather.spike_ms
-        return delay * self.slow.get((source, target), 1.0)
+        if self.slow and (times := self.slow.get((source, target))) is not None:
+            self.counts["a message over a slow link"] += 1
+            delay *= times
+        return delay
 
     def connect(
         self, process: Process, address: str, protocol: Any, on_result: Callable[[End | None, str], None]
@@ -138,7 +141,7 @@ class Network:
         target_host = address.partition("/")[0]
         there, back = (process.host, target_host), (target_host, process.host)
         rtt = self.latency_ms(*there) + self.latency_ms(*back)
-        if self.blocked[there] or self.blocked[back] or target_host in self.hosts_down:
+        if there in self.blocked or back in self.blocked or target_host in self.hosts_down:
             return
 
         def arrive() -> None:
@@ -164,15 +167,18 @@ class Network:
         end.written += 1
         pair = (end.process.host, end.other.process.host)
         weather, chance = self.weather, self.engine.random.random
+        is_cut = bool(self.blocked) and pair in self.blocked
+        if is_cut and pair[::-1] not in self.blocked:
+            self.counts["said on a link that is cut one way"] += 1
         if weather.is_datagram and end.is_peers and end.written > 1:
-            if self.blocked[pair] or chance() < weather.loss:
+            if is_cut or chance() < weather.loss:
                 self.counts["message lost"] += 1
                 return
             self._fly(end, data, is_ordered=False)
             if chance() < weather.doubled:
                 self.counts["message doubled"] += 1
                 self._fly(end, data, is_ordered=False, extra_ms=chance() * 20 * weather.latency_ms)
-        elif self.blocked[pair]:
+        elif is_cut:
             end.waiting.append((data, False))
         elif weather.cut and len(data) > 1 and chance() < weather.cut:
             at = 1 + int(chance() * (len(data) - 1))
@@ -184,7 +190,7 @@ class Network:
     def carry_end(self, end: End) -> None:
         """Let the other side know, by the same way, that this one has ended."""
         pair = (end.process.host, end.other.process.host)
-        if self.blocked[pair]:
+        if pair in self.blocked:
             end.waiting.append((b"", True))
         else:
             self._fly_end(end)

@@ -1,7 +1,7 @@
 """What one run is like: drawn from its seed alone, so that a seed is all that anybody has to remember.
 
 Each kind of fault is on in about half of the runs (swarm testing): a run without crashes goes where crashes would keep
-it from going. ``without`` and ``active_ms`` take things away, which is how a failing run is made smaller.
+it from going. A ``Cut`` takes things away and leaves the rest as it was drawn: so a failing run is made smaller.
 """
 
 import random
@@ -26,6 +26,7 @@ FAULTS = (
     "slow_link",
     "slow_disk",
     "fsync_error",
+    "full_disk",
     "reset",
     "kill_client",
     "pause_client",
@@ -44,6 +45,39 @@ class Lease:
     name: str
     duration_ms: int | None
     lock_delay_ms: int = 0
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What is taken away from what a seed drew; nothing, if nothing is said.
+
+    Attributes:
+        without: Kinds of fault that do not happen.
+        only: Numbers of the faults that happen; None is all.
+        active_ms: When the faults end, at the latest.
+        clients: How many are left.
+        leases: Which are left; None is all.
+    """
+
+    without: tuple[str, ...] = ()
+    only: tuple[int, ...] | None = None
+    active_ms: float | None = None
+    clients: int | None = None
+    leases: tuple[str, ...] | None = None
+
+    def variables(self) -> str:
+        """Return it as ``make sim`` takes it."""
+        parts = [
+            f"WITHOUT={','.join(self.without)}" if self.without else "",
+            f"ONLY={','.join(map(str, self.only)) or 0}" if self.only is not None else "",
+            f"ACTIVE_MS={self.active_ms:.3f}" if self.active_ms is not None else "",
+            f"CLIENTS={self.clients}" if self.clients is not None else "",
+            f"LEASES={','.join(self.leases)}" if self.leases is not None else "",
+        ]
+        return " ".join(part for part in parts if part)
+
+
+NOTHING = Cut()
 
 
 @dataclass
@@ -67,7 +101,8 @@ class Plan:
     patience: float
     handovers: float
     reads_every_ms: float
-    boots_apart_ms: float = 0.0
+    drawn: tuple[str, ...] = ()
+    only: tuple[int, ...] | None = None
     hosts: list[str] = field(default_factory=list)
 
     @property
@@ -94,7 +129,7 @@ class Plan:
 
 def _leases(draw: random.Random) -> list[Lease]:
     many = draw.random() < 0.08
-    count = draw.choice([30, 60, 120]) if many else draw.choice([1, 1, 1, 2, 3, 5])
+    count = draw.choice([60, 120, 300]) if many else draw.choice([1, 1, 1, 2, 3, 5])
     leases = []
     for number in range(count):
         duration_ms = draw.choice(DURATIONS_MS) if not many else draw.choice([1_000, 3_000])
@@ -137,14 +172,8 @@ def _rates(draw: random.Random, hosts: list[str], rho: float) -> dict[str, tuple
     return rates
 
 
-def make_plan(seed: int, *, without: frozenset[str] = frozenset(), active_ms: float | None = None) -> Plan:
-    """Draw the plan of a seed.
-
-    Args:
-        seed: Any number.
-        without: Faults that are taken away from what the seed drew.
-        active_ms: Shorter than what the seed drew.
-    """
+def make_plan(seed: int, cut: Cut = NOTHING) -> Plan:
+    """Draw the plan of a seed, and take away what is not wanted."""
     draw = random.Random(f"plan {seed}")
     leases = _leases(draw)
     shortest_ms = min((one.duration_ms for one in leases if one.duration_ms is not None), default=1_000)
@@ -156,7 +185,7 @@ def make_plan(seed: int, *, without: frozenset[str] = frozenset(), active_ms: fl
     rates = _rates(draw, hosts, rho_ppm / 1e6)
     fsync_ms = draw.choice([0.05, 0.5, 2.0, 10.0, min(60.0, shortest_ms * 0.2)])
     faults = tuple(fault for fault in FAULTS if draw.random() < 0.4)
-    seconds = draw.choice([10, 20, 30, 40]) if len(leases) < 20 else 8
+    seconds = draw.choice([10, 20, 30, 40]) if len(leases) < 20 else 8 if len(leases) < 200 else 4
     plan = Plan(
         seed=seed,
         nodes=nodes,
@@ -166,7 +195,9 @@ def make_plan(seed: int, *, without: frozenset[str] = frozenset(), active_ms: fl
         rho_ppm=rho_ppm,
         rates=rates,
         fsync_ms=fsync_ms,
-        faults=tuple(fault for fault in faults if fault not in without),
+        faults=tuple(fault for fault in faults if fault not in cut.without),
+        drawn=faults,
+        only=cut.only,
         fault_every_ms=draw.choice([0.5, 1.0, 3.0]) * max(300.0, shortest_ms),
         active_ms=seconds * 1_000.0,
         is_declared=draw.random() < 0.6,
@@ -179,6 +210,10 @@ def make_plan(seed: int, *, without: frozenset[str] = frozenset(), active_ms: fl
     )
     if plan.is_declared:
         plan.auto_declare = draw.random() < 0.5
-    if active_ms is not None:
-        plan.active_ms = min(plan.active_ms, active_ms)
+    if cut.active_ms is not None:
+        plan.active_ms = min(plan.active_ms, cut.active_ms)
+    if cut.clients is not None:
+        plan.clients = min(plan.clients, cut.clients)
+    if cut.leases is not None:
+        plan.leases = [lease for lease in plan.leases if lease.name in cut.leases]
     return plan

@@ -29,6 +29,7 @@ from leaderlease.paxos.messages import (
     Release,
     Renew,
     Renewed,
+    SyncPage,
 )
 from leaderlease.wire import session as wire
 from sim.linearizability import Op
@@ -43,12 +44,14 @@ if TYPE_CHECKING:
 class _Key:
     """What is known of one register."""
 
-    __slots__ = ("accepts", "acks", "chosen", "owners", "top", "top_value")
+    __slots__ = ("accepts", "acks", "chosen", "duel", "owners", "top", "top_value")
 
     def __init__(self) -> None:
         self.accepts: dict[Ballot, Value] = {}
         self.acks: dict[Ballot, set[str]] = {}
         self.chosen: set[tuple[int, str]] = set()
+        self.duel: list[Ballot] = []
+        """Ballots that were prepared since something was chosen, where proposers took turns."""
         self.owners: dict[int, str] = {}
         self.top = ZERO
         self.top_value: Value | None = None
@@ -104,10 +107,12 @@ class Referee:
         if kind is Renew:
             if (node.member, message.attempt) not in self._renews:
                 self._renews[node.member, message.attempt] = message
+                counts["a renewal of a hundred leases"] += len(message.items) >= 100
                 self._renews_itself(node, message)
         elif kind is Renewed:
             self._renewed(node, target, message)
         elif kind is Prepare:
+            self._prepare(message)
             if message.seen:
                 self._shown.add((target, message.key, message.ballot))
                 counts["evidence shown"] += 1
@@ -125,8 +130,25 @@ class Referee:
             counts["timers stopped by a release"] += 1
         elif kind is Chosen:
             self._chosen(node, message)
+        elif kind is SyncPage:
+            self._count_missed(target, message)
         elif kind is Peeked and message.value is not None:
             self._on_disk(node, message.key, message.accepted, "reports in a peek")
+
+    def _prepare(self, message: Prepare) -> None:
+        duel = self._key(message.key).duel
+        if duel and message.ballot <= duel[-1]:
+            return
+        if not duel or message.ballot.member != duel[-1].member:
+            duel.append(message.ballot)
+            self.counts["two proposers took each other's promises away"] += len(duel) == 4
+
+    def _count_missed(self, target: str, page: SyncPage) -> None:
+        disk = next(disk for disk in self.world.disks.values() if disk.member == target)
+        for entry in page.entries:
+            record = disk.records.get(entry.key)
+            if record is None or record.accepted < entry.ballot:
+                self.counts["a node was sent what it had missed"] += 1
 
     def _on_disk(self, node: "Node", key: str, ballot: Ballot, what: str) -> Record | None:
         record = node.disk.records.get(key)
@@ -137,6 +159,7 @@ class Referee:
     def _promise(self, node: "Node", message: Promise) -> None:
         record = node.disk.records.get(message.key)
         promised = record.promised if record is not None else ZERO
+        self.counts["a promise that only the ceiling has on a disk"] += promised < message.ballot
         if promised < message.ballot and node.disk.ceiling < message.ballot.counter:
             self.violated(f"durability: {node.name} promises {message.ballot} of {message.key}, which no disk has (R5)")
         accepted = record.accepted if record is not None else ZERO
@@ -162,6 +185,8 @@ class Referee:
 
     def _renewed(self, node: "Node", target: str, message: Renewed) -> None:
         renew = self._renews.get((target, message.attempt))
+        if node.platter.stalled_until > self.world.engine.now and not message.epoch:
+            self.counts["a renewal while the disk stalls"] += 1
         if message.nacked:
             self.counts["a promise broken between two renewals"] += 1
         if message.unknown:
@@ -288,6 +313,7 @@ class Referee:
                 if later > ballot:
                     self._follows(record.key, value, theirs, later)
             key.top, key.top_value = ballot, value
+            key.duel.clear()
             for old in [b for b in key.accepts if b < ballot]:
                 del key.accepts[old]
                 key.acks.pop(old, None)
@@ -377,6 +403,7 @@ class Referee:
         counts, before = self.counts, self._terms.get(campaign.name)
         counts["granted"] += 1
         counts["granted for ever"] += campaign.duration_ms is None
+        counts["granted by another node than it first asked"] += len(actor.asked_at[campaign.holder.nonce]) > 1
         if before is None:
             return
         term, duration_ms, nonce = before
@@ -513,6 +540,22 @@ class Referee:
             self.violated(f"tokens: {lease} gets writes of {writer[:8]} and {nonce[:8]} under term {term}")
         self._fence[lease] = (term, nonce)
         self._event(Kind.WRITE, lease, nonce, term)
+
+    def held(self) -> set[tuple[str, str]]:
+        """Return lease and nonce of everybody who believes in this instant."""
+        return {
+            (name, nonce)
+            for name, believing in self._believing.items()
+            for nonce, (actor, campaign) in believing.items()
+            if not actor.process.is_dead and self.believes(actor, campaign)
+        }
+
+    def is_held_with_another(self, name: str, duration_ms: int | None) -> bool:
+        """Tell whether somebody believes that it holds this lease, for another duration than this."""
+        return any(
+            self.believes(actor, campaign) and campaign.duration_ms != duration_ms
+            for actor, campaign in self._believing.get(name, {}).values()
+        )
 
     def believes(self, actor: "Actor", campaign: Campaign) -> bool:
         """Tell whether it believes in this instant."""

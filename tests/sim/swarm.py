@@ -9,11 +9,14 @@ Ends with 1 if any seed failed.
 
 import argparse
 import os
+import re
 import secrets
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -22,21 +25,20 @@ if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
 
 from sim.events import EVENTS  # noqa: E402  (after the path is set)
-from sim.plan import make_plan  # noqa: E402
+from sim.plan import NOTHING, Cut, make_plan  # noqa: E402
 from sim.world import Result, World  # noqa: E402
 
-SHRINKS_MAX = 60
+STORE = TESTS.parent / "build" / "sim"
+"""Where the traces of failed seeds are kept."""
+SHRINKS_MAX = 150
 """Runs that are spent on making one failing seed smaller."""
+TAIL_LINES_MAX = 400
+"""Lines of a story: its end is what matters."""
 
 
-def run_seed(
-    seed: int,
-    without: Iterable[str] = (),
-    active_ms: float | None = None,
-    trace: Callable[[str], None] | None = None,
-) -> Result:
+def run_seed(seed: int, cut: Cut = NOTHING, trace: Callable[[str], None] | None = None) -> Result:
     """Run one seed."""
-    return World(make_plan(seed, without=frozenset(without), active_ms=active_ms), trace).run()
+    return World(make_plan(seed, cut), trace).run()
 
 
 def run_all(seeds: Iterable[int], until: float = float("inf"), workers: int | None = None) -> Iterator[Result]:
@@ -60,35 +62,101 @@ def run_all(seeds: Iterable[int], until: float = float("inf"), workers: int | No
             yield result.get()
 
 
-def shrink(seed: int, violation: str) -> tuple[tuple[str, ...], float]:
-    """Return which faults a failing seed can do without, and the shortest time in which it still fails alike."""
-    kind = violation.partition(":")[0]
-    without: tuple[str, ...] = ()
-    active_ms = make_plan(seed).active_ms
-    runs = 0
+class Shrinker:
+    """Takes away what a failing seed does not need to fail alike: time, leases, clients, faults one by one.
 
-    def fails(faults: tuple[str, ...], limit_ms: float) -> bool:
-        nonlocal runs
-        runs += 1
-        return runs <= SHRINKS_MAX and run_seed(seed, faults, limit_ms).violation.partition(":")[0] == kind
+    Args:
+        failed: What to begin with.
+    """
 
-    for fault in make_plan(seed).faults:
-        if fails((*without, fault), active_ms):
-            without = (*without, fault)
-    while active_ms > 1_000 and fails(without, active_ms / 2):
-        active_ms /= 2
-    return without, active_ms
+    def __init__(self, failed: Result) -> None:
+        self.seed = failed.seed
+        self.runs = 0
+        self.cut, self.result = NOTHING, failed
+        self._kind = failed.violation.partition(":")[0]
+
+    def run(self) -> Cut:
+        """Return the smallest that was found in ``SHRINKS_MAX`` runs."""
+        self._end_sooner()
+        leases = make_plan(self.seed).leases
+        named = tuple(lease.name for lease in leases if re.search(rf"{lease.name}\b", self.result.violation))
+        if len(leases) > 1 and named:
+            self._try(replace(self.cut, leases=named[:1]))
+        for clients in range(1, make_plan(self.seed, self.cut).clients):
+            if self._try(replace(self.cut, clients=clients)):
+                break
+        self._leave_faults_out()
+        self._end_sooner()
+        return self.cut
+
+    def _try(self, cut: Cut) -> bool:
+        if self.runs >= SHRINKS_MAX:
+            return False
+        self.runs += 1
+        result = run_seed(self.seed, cut)
+        if result.violation.partition(":")[0] != self._kind:
+            return False
+        self.cut, self.result = cut, result
+        return True
+
+    def _end_sooner(self) -> None:
+        """What failed while faults went on fails in the same instant when they end just then; else halve."""
+        active_ms = make_plan(self.seed, self.cut).active_ms
+        if self.result.simulated_ms < active_ms:
+            self._try(replace(self.cut, active_ms=self.result.simulated_ms + 1))
+            return
+        while active_ms > 1_000 and self._try(replace(self.cut, active_ms=active_ms / 2)):
+            active_ms /= 2
+
+    def _leave_faults_out(self) -> None:
+        """Zeller's delta debugging: drop chunks of faults, smaller and smaller ones."""
+        chunk = len(self.result.faults)
+        while chunk:
+            kept = self.result.faults
+            for start in range(0, len(kept), chunk):
+                dropped = set(kept[start : start + chunk])
+                self._try(replace(self.cut, only=tuple(one for one in self.result.faults if one not in dropped)))
+            chunk //= 2
 
 
-def explain(result: Result) -> str:
-    """Say what failed and how to see it."""
-    without, active_ms = shrink(result.seed, result.violation)
-    small = f" WITHOUT={','.join(without)}" if without else ""
+def explain(failed: Result, store: Path = STORE) -> str:
+    """Make a failed run smaller, keep its story, and say how to see it again."""
+    shrinker = Shrinker(failed)
+    cut = shrinker.run()
+    path = store / f"seed-{failed.seed}.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(story(shrinker.result, cut))
     return (
-        f"seed {result.seed}: {result.violation}\n"
-        f"  all of it:    make sim SEED={result.seed}\n"
-        f"  made smaller: make sim SEED={result.seed}{small} ACTIVE_MS={active_ms:.0f}"
+        f"seed {failed.seed}: {failed.violation}\n"
+        f"  all of it:    make sim SEED={failed.seed}\n"
+        f"  made smaller: make sim SEED={failed.seed} {cut.variables()}\n"
+        f"  after {shrinker.runs} runs, {len(shrinker.result.faults)} of {len(failed.faults)} faults: {path}\n"
+        f"  for tests/sim/seeds.py: {failed.seed}: {shrinker.result.violation[:90]!r},"
     )
+
+
+def story(failed: Result, cut: Cut) -> str:
+    """Tell a failed run so that a person can follow it: what was done, and who said what about its lease."""
+    lines: list[str] = []
+    try:
+        run_seed(failed.seed, cut, lines.append)
+    except Exception:  # the find itself: with a trace it is not caught, so that people see where it came from
+        lines.append(f" ! {traceback.format_exc()}")
+    named = re.search(r"sim/l\d+", failed.violation)
+    lease = re.compile(rf"{named[0]}\b") if named else re.compile("")
+    is_told = re.compile(r" (fault|net|!|dies|starts|leaves|does not start|is stopped|is suspended|goes on|refuses)\b")
+    told = [line for line in lines if is_told.search(line[:60]) or lease.search(line)]
+    left_out = len(told) - TAIL_LINES_MAX
+    head = [
+        f"seed {failed.seed}: {failed.violation}",
+        f"make sim SEED={failed.seed} {cut.variables()}",
+        f"{make_plan(failed.seed, cut).describe()}",
+        f"The whole trace has {len(lines)} lines. Here: faults, and what names {named[0] if named else 'anything'}.",
+        "",
+    ]
+    if left_out > 0:
+        head += [*(line for line in told[:left_out] if " fault " in line), f"... {left_out} lines before ..."]
+    return "\n".join([*head, *told[-TAIL_LINES_MAX:], ""])
 
 
 class Tally:
@@ -96,6 +164,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.seeds: Counter[str] = Counter()
+        """By what happened: in how many runs it did."""
         self.failed: list[Result] = []
         self.runs = 0
         self.simulated_ms = 0.0
@@ -106,6 +176,7 @@ class Tally:
         """Take one run."""
         self.runs += 1
         self.counts.update(result.counts)
+        self.seeds.update(name for name, count in result.counts.items() if count)
         self.simulated_ms += result.simulated_ms
         self.events += result.events
         if result.violation:
@@ -119,22 +190,27 @@ class Tally:
         """Say how much was run, and how fast."""
         minutes = (time.monotonic() - self._began) / 60
         hours = self.simulated_ms / 3_600_000
+        rare = sorted(EVENTS, key=lambda event: self.seeds[event])[:3]
         return (
             f"{self.runs} seeds, {hours:.2f} simulated cluster-hours in {minutes:.2f} minutes: {hours / minutes:.2f} "
             f"simulated hours a minute, {self.events / minutes / 60:.0f} events a second\n"
             f"{self.counts['granted']} grants, {self.counts['operations']} operations put in order, "
-            f"{len(EVENTS) - len(self.missing())} of {len(EVENTS)} named events reached\n"
+            f"{len(EVENTS) - len(self.missing())} of {len(EVENTS)} named events reached; "
+            f"the rarest: {', '.join(f'{event} (in {self.seeds[event]} seeds)' for event in rare)}\n"
             f"{len(self.failed)} seeds failed"
         )
 
 
-def _show(seed: int, without: tuple[str, ...], active_ms: float | None) -> int:
-    plan = make_plan(seed, without=frozenset(without), active_ms=active_ms)
-    print(f"seed {seed}: {plan.describe()}")
-    result = run_seed(seed, without, active_ms, print)
+def _show(seed: int, cut: Cut) -> int:
+    print(f"seed {seed}: {make_plan(seed, cut).describe()}")
+    result = run_seed(seed, cut, print)
     print(f"digest {result.digest}")
     print(f"seed {seed}: {result.violation or 'nothing is wrong'}")
     return int(bool(result.violation))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -142,7 +218,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="replay one seed with its trace")
     parser.add_argument("--without", default="", help="faults to leave out of --seed, with commas")
+    parser.add_argument("--only", default="", help="numbers of the faults of --seed that happen; 0 is none")
     parser.add_argument("--active-ms", type=float, help="end the faults of --seed after this simulated time")
+    parser.add_argument("--clients", type=int, help="so many clients in --seed, at most")
+    parser.add_argument("--leases", default="", help="leases that are left in --seed, with commas")
     parser.add_argument("--seeds", default="", help="FIRST:END")
     parser.add_argument("--minutes", type=float, default=0.0, help="run new seeds for so long")
     parser.add_argument("--first", action="store_true", help="stop at the first seed that fails, and do not shrink it")
@@ -150,8 +229,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes; default: one a core")
     options = parser.parse_args(arguments)
     if options.seed is not None:
-        without = tuple(fault for fault in options.without.split(",") if fault)
-        return _show(options.seed, without, options.active_ms)
+        only = tuple(int(number) for number in _names(options.only)) or None
+        leases = _names(options.leases) or None
+        return _show(options.seed, Cut(_names(options.without), only, options.active_ms, options.clients, leases))
     first, _, end = options.seeds.partition(":")
     if options.minutes:
         begin = int(first) if first else secrets.randbelow(1 << 40)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sim.events import EVENTS
-from sim.plan import FAULTS, Lease, make_plan
+from sim.plan import FAULTS, Cut, Lease, make_plan
 from sim.seeds import FOUND
 from sim.swarm import Tally, explain, run_all, run_seed
 from sim.world import World
@@ -83,7 +83,7 @@ def test_a_trace_changes_nothing_and_says_who_sent_what() -> None:
 def test_a_plan_without_a_fault_draws_all_else_alike() -> None:
     """What shrinking takes away is that fault and nothing else."""
     plan = make_plan(3)
-    smaller = make_plan(3, without=frozenset(plan.faults[:1]), active_ms=1_000)
+    smaller = make_plan(3, Cut(without=plan.faults[:1], active_ms=1_000))
     assert smaller.faults == plan.faults[1:]
     assert (smaller.rates, smaller.leases, smaller.weather) == (plan.rates, plan.leases, plan.weather)
 
@@ -93,7 +93,8 @@ def test_clocks_beyond_the_bound_are_noticed() -> None:
     violations = []
     for seed in range(20):
         plan = make_plan(seed)
-        plan.faults, plan.leases = ("cut_client",), [Lease("sim/l0", 500)]
+        plan.faults = plan.drawn = ("cut_client",)
+        plan.leases = [Lease("sim/l0", 500)]
         plan.rates = {host: (1.3,) * 3 if host.startswith("n") else (0.7,) * 3 for host in plan.hosts}
         violations.append(World(plan).run().violation)
     assert any(violation.startswith("belief") for violation in violations), violations

@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderlease.client.campaign import Campaign
+from leaderlease.client.keepalive import IDLE_PERIOD_MS
+from leaderlease.errors import CorruptRecord
 from leaderlease.paxos.membership import first_configuration
-from leaderlease.storage.memory import MemoryDisk
 from leaderlease.wire import session as wire
 from sim.actor import Actor
+from sim.disk import Platter, Rows
 from sim.engine import Clock, Engine
 from sim.faults import Faults
 from sim.linearizability import is_linearizable
-from sim.member import Node, Platter
+from sim.member import Node
 from sim.network import Network
 from sim.plan import Lease, Plan
 from sim.referee import Referee
@@ -33,6 +35,10 @@ PROGRESS_MS = 15_000.0
 CLUSTER = "6f1c1a52-6a3c-4b0f-8a0b-2f0c7d9e1a11"
 CHECKED_EVERY_MS = 1_000.0
 LOOK_MS = 500.0
+RESTART_MS = 500.0
+"""Until a node that could not start is started again."""
+HEALED_LATENCY_SHARE = 30
+"""The shortest lease over the typical delay once the faults have ended: a slow network is a fault, too."""
 OPERATIONS_MAX = 10_000
 """Operations of one lease that are searched for an order."""
 
@@ -47,6 +53,8 @@ class Result:
     simulated_ms: float
     events: int
     violation: str = ""
+    faults: tuple[int, ...] = ()
+    """Numbers of the faults that came."""
 
 
 class World:
@@ -74,13 +82,13 @@ class World:
         """How long nodes stay down that die now; None leaves it to chance."""
         self.refuses_to_start: set[str] = set()
         self.lost_disks: set[str] = set()
-        self.backups: dict[str, list[MemoryDisk]] = {}
+        self.backups: dict[str, list[Rows]] = {}
         members = {f"{number:08x}-member": (name, f"{name}/peer") for number, name in enumerate(plan.node_names)}
         self.configuration = first_configuration(CLUSTER, members)
-        self.disks = {member.name: MemoryDisk(member.uuid) for member in self.configuration.members}
+        self.disks = {member.name: Rows(member.uuid) for member in self.configuration.members}
         for disk in self.disks.values():
-            disk.configuration = self.configuration
-        self.images: dict[str, MemoryDisk] = {}
+            disk.format(self.configuration)
+        self.images: dict[str, Rows] = {}
         """What disks held before they were rolled back: what was lost is no fault of the protocol."""
         self.nodes: dict[str, Node] = {}
         self.actors: dict[str, Actor] = {}
@@ -108,7 +116,8 @@ class World:
         finally:
             logger.setLevel(level)
         engine = self.engine
-        return Result(self.plan.seed, engine.digest(), self.counts, engine.now, engine.events, violation)
+        happened = tuple(self.faults.happened)
+        return Result(self.plan.seed, engine.digest(), self.counts, engine.now, engine.events, violation, happened)
 
     def _run(self) -> None:
         plan, engine = self.plan, self.engine
@@ -124,7 +133,7 @@ class World:
         self.faults.begin()
         engine.run(plan.active_ms)
         healed_ms = self.heal()
-        wait_ms = max((lease.duration_ms or 0) + lease.lock_delay_ms for lease in plan.leases) + PROGRESS_MS
+        wait_ms = max(self._patience_ms(lease) for lease in plan.leases) + PROGRESS_MS
         self._run_until_held(healed_ms, healed_ms + wait_ms)
         self._check(healed_ms)
 
@@ -146,14 +155,17 @@ class World:
         check_fence(history)
         check_agreement(history)
         check_honesty(history)
-        wanted = {lease.name: float((lease.duration_ms or 0) + lease.lock_delay_ms) for lease in self.plan.leases}
-        self._check_progress(healed_ms, wanted)
+        self._check_progress(healed_ms, {lease.name: self._patience_ms(lease) for lease in self.plan.leases})
         check_durability(history, self.referee.disks())
         self.referee.check_disks()
         for name, operations in self.referee.operations.items():
             self.counts["operations"] += len(operations)
             if not is_linearizable(operations[:OPERATIONS_MAX]):
                 self.referee.violated(f"linearizability: no order explains the answers about {name}")
+
+    def _patience_ms(self, lease: Lease) -> float:
+        """Return what a lease may take on top of ``PROGRESS_MS``; what is never renewed is missed late."""
+        return float(lease.duration_ms or IDLE_PERIOD_MS) + lease.lock_delay_ms
 
     def _check_progress(self, healed_ms: float, wanted: dict[str, float]) -> None:
         try:
@@ -168,17 +180,20 @@ class World:
         self.faults.heal()
         weather = self.network.weather
         weather.loss = weather.doubled = weather.spike = 0.0
+        durations_ms = [lease.duration_ms for lease in self.plan.leases if lease.duration_ms is not None]
+        weather.latency_ms = min(weather.latency_ms, min(durations_ms, default=1_000) / HEALED_LATENCY_SHARE)
         self.network.hosts_down.clear()
         for platter in self.platters.values():
             platter.fsync_ms = min(platter.fsync_ms, 2.0)
             platter.stalled_until = 0.0
+            platter.is_full = platter.fails_next_start = False
         for name in sorted(self.lost_disks):
             # A member whose disk lies is replaced by people; until then it is out.
             self.refuses_to_start.add(name)
             self.nodes[name].die("is taken out of service")
         for node in list(self.nodes.values()):
             node.process.on_countdown = None
-            node.storage._will_fail = False
+            node.storage.heal()
             if node.process.is_dead:
                 self.start_node(node.name)
         for name in self.plan.client_names:
@@ -195,7 +210,7 @@ class World:
     def _look_for_dead_locks(self) -> None:
         """After the faults the operator looks at every lease without end until somebody who lives has it."""
         for lease in self.plan.leases:
-            if lease.duration_ms is None:
+            if lease.duration_ms is None and lease.name not in self.operator.is_asking:
                 self.operator.ask(wire.GetRequest(0, lease.name))
         self.engine.later(LOOK_MS, self._look_for_dead_locks)
 
@@ -207,6 +222,8 @@ class World:
             return
         self.network.hosts_down.discard(name)
         disk = self.disks[name]
+        if not self._opens(name, disk):
+            return
         if disk.ceiling and self._lives[name]:
             self.counts["a restart below a ceiling"] += 1
         self._lives[name] += 1
@@ -216,6 +233,32 @@ class World:
         node = self.nodes[name] = Node(self, self.configuration, member, disk)
         self.engine.say(name, f"starts: incarnation {disk.incarnation}, {len(disk.records)} records")
         node.start()
+
+    def _opens(self, name: str, disk: Rows) -> bool:
+        """Read the disk and write the first thing of this life, or find out why not."""
+        believed, platter = disk.records, self.platters[name]
+        try:
+            disk.open()
+        except CorruptRecord as error:
+            if not disk.damage:
+                self.referee.violated(f"durability: {name} calls a whole disk damaged: {error} (R9)")
+            self.engine.say(name, f"does not start, for good: {error}")
+            self.counts[f"{disk.damage} on a disk, found at the start"] += 1
+            self.refuses_to_start.add(name)
+            return False
+        if disk.damage:
+            self.referee.violated(f"durability: {name} starts on a disk with {disk.damage} (R9)")
+        if disk.records != believed:
+            self.referee.violated(f"durability: {name} reads something else than was written (R9)")
+        if not (platter.is_full or platter.fails_next_start):
+            return True
+        self.counts["a full disk kept a node out" if platter.is_full else "fsync failed at a start"] += 1
+        if not platter.is_full:
+            disk.begin("")
+        platter.fails_next_start = False
+        self.engine.say(name, "does not start: its first write fails")
+        self.engine.later(RESTART_MS, lambda: self.start_node(name))
+        return False
 
     def node_died(self, node: Node) -> None:
         """Plan its next life."""
@@ -227,23 +270,22 @@ class World:
         pause_ms = self.pause_ms or self.engine.random.choice([5.0, 100.0, 500.0, 2_000.0])
         self.engine.later(pause_ms, lambda: self.start_node(node.name))
 
-    def honest_disks(self) -> list[MemoryDisk]:
+    def honest_disks(self) -> list[Rows]:
         """Return the disks, those that were rolled back as they were before."""
         return [self.images.get(name, disk) for name, disk in self.disks.items()]
 
-    def would_be_recognised(self, name: str, disk: MemoryDisk) -> bool:
-        """Tell whether every majority with this disk in it has a member that knows a later life of it, durably.
+    def would_be_recognised(self, name: str, disk: Rows) -> bool:
+        """Tell whether every member with an honest disk knows a later life of it, durably.
 
-        Where too few have met the life that was lost, nobody can tell: that much is not promised.
+        One that has not met the life that was lost takes a disk that went back for a new life; that is not promised.
         """
-        ignorant = 0
-        for other, theirs in self.disks.items():
-            if other != name:
-                known, _ = theirs.peers.get(disk.member, (0, ""))
-                ignorant += other in self.lost_disks or known <= disk.incarnation
-        return ignorant <= self.plan.nodes // 2 - 1
+        known = (theirs.peers.get(disk.member, (0, "")) for other, theirs in self._honest(name))
+        return all(incarnation > disk.incarnation for incarnation, _ in known)
 
-    def roll_back(self, name: str, backup: MemoryDisk) -> None:
+    def _honest(self, name: str) -> list[tuple[str, Rows]]:
+        return [(other, disk) for other, disk in self.disks.items() if other != name and other not in self.lost_disks]
+
+    def roll_back(self, name: str, backup: Rows) -> None:
         """Put a backup in place of a disk; it is started once and its peers must refuse it."""
         self.images[name] = self.disks[name]
         self.disks[name] = backup.copy()
@@ -263,6 +305,8 @@ class World:
 
         def answered(message: Any, error: Any) -> None:
             self.counts["declared" if error is None else "a declaration failed"] += 1
+            if error is None and self.referee.is_held_with_another(lease.name, spec.duration_ms):
+                self.counts["another duration was declared while somebody held"] += 1
             if error is not None:
                 self.operator.elsewhere(error)
                 self.operator.process.later(200.0, lambda: self._tell(lease, spec))
