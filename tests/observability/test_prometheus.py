@@ -1,19 +1,15 @@
 """Every query of the dashboard and of the rules, asked of a real Prometheus that scraped real nodes and sidecars."""
 
-import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
+from support import dashboard
 from support.alerts import CASES
 
-CHART_FILES = Path(__file__).parents[2] / "charts/leaderlease/files"
 WINDOW_S = 20
-METRIC = re.compile(r"\b(leaderlease[_:][a-z0-9_:]+|process_[a-z_]+|ALERTS)\b")
 
 NO_API_SERVER = "the operator runs with an API server only"
 NO_TLS = "this quorum runs without TLS"
@@ -29,32 +25,10 @@ WITHOUT_DATA = {
 """Metrics that cannot have data here, and why."""
 
 
-def _dashboard() -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((CHART_FILES / "dashboard.json").read_text())
-    return found
-
-
-def _panels(kind: str = "") -> list[dict[str, Any]]:
-    return [panel for panel in _dashboard()["panels"] if (panel["type"] == "row") == (kind == "row")]
-
-
-def _rules() -> list[dict[str, Any]]:
-    groups = yaml.safe_load((CHART_FILES / "rules.yaml").read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"]]
-
-
 def _expressions() -> Iterator[tuple[str, str]]:
-    for panel in _panels():
-        for target in panel["targets"]:
-            yield f"{panel['title']} {target['refId']}", _filled(target["expr"])
-    for rule in _rules():
+    yield from dashboard.queries(WINDOW_S)
+    for rule in dashboard.rules():
         yield rule.get("alert") or rule["record"], rule["expr"]
-
-
-def _filled(expression: str) -> str:
-    """Put in what Grafana puts in for "All"."""
-    filled = expression.replace("$__rate_interval", f"{WINDOW_S}s")
-    return re.sub(r"\$(quorum|namespace|lease)\b", ".*", filled)
 
 
 def _why_empty(metrics: set[str]) -> list[str]:
@@ -68,14 +42,14 @@ def test_every_query_is_answered_and_has_data(plant: Any) -> None:
         assert "$" not in expression, f"{name}: nobody fills in {expression}"
         series = plant.prometheus.query_range(expression, WINDOW_S)
         is_alert = name.startswith("LeaderLease") and "ALERTS" not in expression
-        if not series and not is_alert and not _why_empty(set(METRIC.findall(expression))):
+        if not series and not is_alert and not _why_empty(dashboard.metrics_of(expression)):
             empty.append(f"{name}: {expression}")
     assert not empty, "\n" + "\n".join(empty)
 
 
 def test_every_metric_that_is_asked_for_exists(plant: Any) -> None:
     """Also in alerts, which are empty while all is well: a misspelt metric would be silent for ever."""
-    asked = {metric for _, expression in _expressions() for metric in METRIC.findall(expression)}
+    asked = {metric for _, expression in _expressions() for metric in dashboard.metrics_of(expression)}
     there = set(plant.prometheus.ask("label/__name__/values"))
     missing = {name for name in asked - there if not _why_empty({name})}
     assert not missing
@@ -86,7 +60,7 @@ def test_every_metric_that_is_asked_for_exists(plant: Any) -> None:
 def test_the_rules_are_evaluated_without_errors(plant: Any) -> None:
     """Prometheus itself runs every rule on what it scraped, and no critical alert fires after one fail-over."""
     rules = [rule for group in plant.prometheus.ask("rules")["groups"] for rule in group["rules"]]
-    assert len(rules) == len(_rules())
+    assert len(rules) == len(dashboard.rules())
     assert not [(rule["name"], rule["lastError"]) for rule in rules if rule.get("lastError")]
     assert not plant.prometheus.query('ALERTS{alertstate="firing", severity="critical"}')
 
@@ -117,15 +91,15 @@ def test_labels_of_a_scrape_and_of_the_table_of_alerts_agree(plant: Any) -> None
 
 def test_the_dashboard_is_whole() -> None:
     """Fixed uid, variables for data source, quorum and namespace, ids once, and no panel over another."""
-    dashboard = _dashboard()
-    assert dashboard["uid"] == "leaderlease"
-    variables = {one["name"]: one for one in dashboard["templating"]["list"]}
+    whole = dashboard.dashboard()
+    assert whole["uid"] == "leaderlease"
+    variables = {one["name"]: one for one in whole["templating"]["list"]}
     assert set(variables) == {"datasource", "quorum", "namespace", "lease"}
     assert variables["datasource"]["type"] == "datasource"
-    ids = [panel["id"] for panel in dashboard["panels"]]
+    ids = [panel["id"] for panel in whole["panels"]]
     assert len(ids) == len(set(ids))
     taken: set[tuple[int, int]] = set()
-    for panel in dashboard["panels"]:
+    for panel in whole["panels"]:
         place = panel["gridPos"]
         cells = {
             (place["x"] + i, place["y"] + j) for i in range(place["w"]) for j in range(place["h"])
@@ -133,7 +107,7 @@ def test_the_dashboard_is_whole() -> None:
         assert not cells & taken, panel["title"]
         assert max(x for x, _ in cells) < 24, panel["title"]
         taken |= cells
-    for panel in _panels():
+    for panel in dashboard.panels():
         assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}, panel["title"]
         assert all(target["datasource"] == panel["datasource"] for target in panel["targets"])
 
@@ -144,4 +118,4 @@ def test_the_dashboard_is_whole() -> None:
 )
 def test_the_dashboard_has_the_row(row: str) -> None:
     """People find each part of the system."""
-    assert row in [panel["title"] for panel in _panels("row")]
+    assert row in [panel["title"] for panel in dashboard.panels("row")]

@@ -144,26 +144,26 @@ def is_node_ready(name: str) -> bool:
 # --- the installation ----------------------------------------------------------------------------------------
 
 
-def build_images(tag: str = TAG) -> None:
+def build_images() -> None:
     """Build both images and load them into every node."""
     for target, name in IMAGES.items():
-        fault("build", str(ROOT), f"{name}:{tag}", "--target", target)
+        fault("build", str(ROOT), f"{name}:{TAG}", "--target", target)
 
 
-def values(tag: str = TAG) -> dict[str, Any]:
-    """Return the values of every installation: images of one tag, which every Kubernetes node has."""
+def values() -> dict[str, Any]:
+    """Return the values of every installation: the images that every Kubernetes node has."""
     return {
         "images": {
-            **{target: {"repository": name, "tag": tag} for target, name in IMAGES.items()},
+            **{target: {"repository": name, "tag": TAG} for target, name in IMAGES.items()},
             "pullPolicy": "Never",
         },
         "node": {"persistence": {"fixOwner": True}},  # the volumes are directories of root's
     }
 
 
-def install(chart: Path = CHART, tag: str = TAG) -> float:
+def install(chart: Path = CHART) -> float:
     """Install or upgrade the chart, wait until it is ready, and return the seconds that it took."""
-    return helm("upgrade", "--install", RELEASE, str(chart), "--create-namespace", "-f", "-", given=values(tag))
+    return helm("upgrade", "--install", RELEASE, str(chart), "--create-namespace", "-f", "-", given=values())
 
 
 def roll_back(revision: int) -> float:

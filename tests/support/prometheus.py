@@ -8,7 +8,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,9 +30,16 @@ class Prometheus:
         folder: Where it keeps everything.
         targets: port on 127.0.0.1, or host:port, -> labels that scraping adds.
         rules: File of rules to evaluate.
+        jobs: Further scrape configurations.
     """
 
-    def __init__(self, folder: Path, targets: Mapping[int | str, Mapping[str, str]], rules: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        targets: Mapping[int | str, Mapping[str, str]],
+        rules: Path,
+        jobs: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
         require("process", shutil.which("prometheus"), "no prometheus (Debian: prometheus)")
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = int(free.getsockname()[1])
@@ -44,7 +51,10 @@ class Prometheus:
         content = {
             "global": {"scrape_interval": SCRAPE, "scrape_timeout": SCRAPE, "evaluation_interval": SCRAPE},
             "rule_files": [str(rules)],
-            "scrape_configs": [{"job_name": "leaderlease", "honor_labels": True, "static_configs": static}],
+            "scrape_configs": [
+                {"job_name": "leaderlease", "honor_labels": True, "static_configs": static},
+                *map(dict, jobs),
+            ],
         }
         config.write_text(yaml.safe_dump(content))
         self._log = folder / "prometheus.log"
