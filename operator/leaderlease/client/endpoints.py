@@ -37,7 +37,7 @@ def parse_endpoint(text: str) -> Endpoint:
         host, colon, port = value.partition(":")
         is_sound = ":" not in port
         port = port if colon else str(PORT_DEFAULT)
-    is_number = port.isascii() and port.isdigit() and 0 < int(port) < 65_536
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) < 65_536
     if not host or not is_sound or not is_number or any(c.isspace() or c in "/@" for c in host):
         raise ConfigError(f"endpoint {text!r}: write host:port or [v6-address]:port, for example {ENDPOINTS_DEFAULT}")
     return Endpoint(host, int(port))

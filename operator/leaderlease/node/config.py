@@ -69,7 +69,8 @@ def parse_address(text: str, field: str) -> tuple[str, int]:
         ConfigError: Names the field.
     """
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    is_number = port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65_535
+    if not colon or not host or not is_number:
         raise ConfigError(f"{field}: {text!r} is no host:port (for example 127.0.0.1:7400)")
     return host.strip("[]"), int(port)
 

@@ -28,6 +28,8 @@ MARGIN_MIN_MS: Final = 20
 MARGIN_SHARE: Final = 50
 """The margin is one part in fifty, 2 %, of the duration, and at least ``MARGIN_MIN_MS``."""
 NAME_BYTES_MAX: Final = 63
+DURATION_CHARS_MAX: Final = 64
+"""Of a written duration: enough for every unit, and no number of such a length is beyond arithmetic."""
 DIGESTS_KEPT: Final = 512
 """A value's digest is asked for up to four times by the node that proposes it, within milliseconds."""
 NONCE_HEX: Final = 32
@@ -44,7 +46,7 @@ PREFERENCES: Final = ("None", "Priority", "Ordinal", "NewestReplicaSet")
 """Who should be first where several could hold a lease."""
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
-_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?\Z")
+_DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m(?!s))?(?:(\d+(?:\.\d+)?)s)?(?:(\d+)ms)?\Z", re.ASCII)
 
 
 class Holder(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -184,9 +186,10 @@ def parse_span(text: str | int | float, field: str, least_ms: int, most_ms: int)
 def _milliseconds(text: str | int | float, field: str, more: str) -> float:
     if isinstance(text, int | float):
         # Not a number, and what cannot be rounded, is outside of every bound.
-        return round(text * 1000) if abs(text) < float("inf") else float("inf")
-    match = _DURATION.match(text)
-    if not text or match is None:
+        total = text * 1000
+        return round(total) if abs(total) < float("inf") else float("inf")
+    match = _DURATION.match(text) if 0 < len(text) <= DURATION_CHARS_MAX else None
+    if match is None:
         raise ConfigError(f"{field}: {text!r} is no duration; write 750ms, 3s, 1m30s, 1h{more}")
     hours, minutes, seconds, millis = match.groups()
     total = float(hours or 0) * 3600 + float(minutes or 0) * 60 + float(seconds or 0)

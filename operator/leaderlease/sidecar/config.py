@@ -148,7 +148,7 @@ def parse_listen(flag: str, text: str) -> Endpoint:
         ConfigError: Anything else.
     """
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+    if not colon or not port.isascii() or not port.isdigit() or len(port) > 5 or int(port) > 65_535:
         raise ConfigError(f"{flag}: {text!r}: write host:port, or :port for every address")
     return Endpoint(host.strip("[]"), int(port))
 
