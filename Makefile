@@ -66,8 +66,9 @@ coverage: $(DEV) ## Run the tests and report the lines and branches that they mi
 MINUTES ?= 2
 
 .PHONY: sim
-sim: $(DEV) ## Replay the simulated run SEED=0: who sent what when (WITHOUT=kill,split ACTIVE_MS=5000 make it smaller)
-	$(BIN)/python tests/sim/swarm.py --seed $(SEED) --without '$(WITHOUT)' $(if $(ACTIVE_MS),--active-ms $(ACTIVE_MS))
+sim: $(DEV) ## Replay the simulated run SEED=0: who sent what when (WITHOUT ONLY ACTIVE_MS CLIENTS LEASES make it smaller)
+	$(BIN)/python tests/sim/swarm.py --seed $(SEED) --without '$(WITHOUT)' --only '$(ONLY)' --leases '$(LEASES)' \
+		$(if $(ACTIVE_MS),--active-ms $(ACTIVE_MS)) $(if $(CLIENTS),--clients $(CLIENTS))
 
 .PHONY: sim-swarm
 sim-swarm: $(DEV) ## Run new simulated seeds for MINUTES=2 on all cores; what fails is made smaller and printed

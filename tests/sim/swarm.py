@@ -144,8 +144,10 @@ def story(failed: Result, cut: Cut) -> str:
         lines.append(f" ! {traceback.format_exc()}")
     named = re.search(r"sim/l\d+", failed.violation)
     lease = re.compile(rf"{named[0]}\b") if named else re.compile("")
-    is_told = re.compile(r" (fault|net|!|dies|starts|leaves|does not start|is stopped|is suspended|goes on|refuses)\b")
+    words = "fault|net|dies|starts|leaves|refuses|goes on|is stopped|is suspended|its disk|does not"
+    is_told = re.compile(rf" ! | ({words})\b")
     told = [line for line in lines if is_told.search(line[:60]) or lease.search(line)]
+    told = _broadcasts(told)
     left_out = len(told) - TAIL_LINES_MAX
     head = [
         f"seed {failed.seed}: {failed.violation}",
@@ -157,6 +159,23 @@ def story(failed: Result, cut: Cut) -> str:
     if left_out > 0:
         head += [*(line for line in told[:left_out] if " fault " in line), f"... {left_out} lines before ..."]
     return "\n".join([*head, *told[-TAIL_LINES_MAX:], ""])
+
+
+def _broadcasts(lines: list[str]) -> list[str]:
+    """Put what one process says to several in one instant on one line."""
+    merged: list[str] = []
+    instant, at = "", dict[str, int]()
+    for line in lines:
+        found = re.match(r"( *[\d.]+ \w+ *-> )(\w+) +(.*)", line)
+        if found is None or found[1] != instant:
+            instant, at = found[1] if found else "", {}
+        if found and found[3] in at:
+            place = at[found[3]]
+            merged[place] = merged[place].replace(f" {found[3]}", f" {found[2]} {found[3]}")
+        else:
+            at[found[3] if found else ""] = len(merged)
+            merged.append(line)
+    return merged
 
 
 class Tally:

@@ -5,6 +5,7 @@ every lease that somebody wants must be held again within ``PROGRESS_MS`` and it
 """
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -435,8 +436,25 @@ class World:
                 )
 
 
+_SHORTER = tuple(
+    (re.compile(pattern), short)
+    for pattern, short in (
+        (r"Ballot\(counter=0, member='', incarnation=0\)", "none"),
+        (r"Ballot\(counter=(\d+), member='0*(\d)-member', incarnation=(\d+)\)", r"\1.n\2.\3"),
+        (r"Ballot\(counter=(\d+), member='', incarnation=\d+\)", r"up to \1"),
+        (r"'?\b([0-9a-f]{8})[0-9a-f]{24}'?", r"\1"),
+        (r"Holder\(name='(\w*)', pod_uid='', nonce=(\w+)\)", r"\1/\2"),
+        (r", lock_delay_ms=0|, acquired_at_ms=\d+|, body=b''|epoch=\d+, |, seen=\(\)|, \w+=''|, \w+_ms=0\b", ""),
+        (r"Value\(term=(\d+), holder=([^,]+), duration_ms=(\w+)\)", r"(term \1, \2, \3 ms)"),
+        (r"member='0*(\d)-member', incarnation=(\d+)", r"n\1.\2"),
+    )
+)
+LINE_MAX = 260
+
+
 def _short(message: Any) -> str:
+    """Say a message in one line: ballots as counter.member.incarnation, nonces by their first digits."""
     text = repr(message)
-    for kind in ("Ballot", "Holder", "Value"):
-        text = text.replace(kind, kind[0])
-    return text if len(text) < 260 else text[:257] + "..."
+    for pattern, short in _SHORTER:
+        text = pattern.sub(short, text)
+    return text if len(text) < LINE_MAX else text[: LINE_MAX - 3] + "..."
