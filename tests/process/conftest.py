@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from support.checkers.history import show
-from support.processes import Network, Place, Quorum
+from support.network import Network
+from support.processes import Place, Quorum
 
 
 @pytest.fixture(scope="session")

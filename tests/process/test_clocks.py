@@ -5,11 +5,11 @@ import os
 import shutil
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
 import leaderlease
+from support.breaking import WallClock
 from support.checkers.belief import check_belief
 from support.checkers.history import Kind
 from support.checkers.terms import check_tokens
@@ -22,27 +22,11 @@ DAY_S = 86_400
 _names = itertools.count()
 
 
-class WallClock:
-    """The wall clock of every process of a quorum, and no other clock of them."""
-
-    def __init__(self, quorum: Quorum) -> None:
-        library = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
-        require("process", library, "no libfaketime (Debian: faketime)")
-        self._file = quorum.folder / "wall-clock"
-        self.set("+0")
-        quorum.environment |= {
-            "LD_PRELOAD": str(library),
-            "FAKETIME_TIMESTAMP_FILE": str(self._file),
-            "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            "NO_FAKE_STAT": "1",
-        }
-
-    def set(self, step: str) -> None:
-        """Set it, for processes that run already, too."""
-        new = self._file.with_suffix(".new")
-        new.write_text(f"{step}\n")
-        new.rename(self._file)
+def wall_clock(quorum: Quorum) -> WallClock:
+    """Return the wall clock of every process of a quorum."""
+    clock = WallClock(quorum.folder / "wall-clock")
+    quorum.environment |= clock.environment
+    return clock
 
 
 def days_off(quorum: Quorum) -> int:
@@ -60,7 +44,7 @@ def days_off(quorum: Quorum) -> int:
 
 def test_steps_of_the_wall_clock_change_nothing(own_quorum: Quorum) -> None:
     """Set forth and back by more than a year under nodes and holders: nobody loses, and nobody gets anything early."""
-    clock = WallClock(own_quorum)
+    clock = wall_clock(own_quorum)
     own_quorum.start()
     alice = own_quorum.hold("clock/step")
     term = alice.wait(Kind.BELIEVE).term
@@ -80,7 +64,7 @@ def test_steps_of_the_wall_clock_change_nothing(own_quorum: Quorum) -> None:
 
 def test_step_while_a_holder_is_stopped(own_quorum: Quorum) -> None:
     """The wall clock says that no time has passed, the holder knows better."""
-    clock = WallClock(own_quorum)
+    clock = wall_clock(own_quorum)
     own_quorum.start()
     alice = own_quorum.hold("clock/back")
     alice.wait(Kind.BELIEVE)

@@ -1,30 +1,14 @@
 """Disks that fill up, fail, are lost, and come back as they were before."""
 
-import os
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import leaderlease
 from leaderlease.errors import DiskFailed, WrongDirectory
+from support.breaking import FSYNC, Tracer, fill, tmpfs
 from support.checkers.history import Kind
 from support.checkers.terms import check_durability
-from support.levels import require
-from support.processes import Node, Quorum, boot_ms, tmpfs, until
-
-CHUNK = b"\0" * 4096
-
-
-def fill(folder: Path) -> None:
-    """Leave no byte free."""
-    with (folder / "filler").open("wb", buffering=0) as filler:
-        try:
-            while True:
-                filler.write(CHUNK)
-        except OSError:
-            return
+from support.processes import Node, Quorum, boot_ms, until
 
 
 def write_until_it_ends(quorum: Quorum, node: Node) -> None:
@@ -39,32 +23,6 @@ def write_until_it_ends(quorum: Quorum, node: Node) -> None:
         return not node.is_running
 
     until(has_ended, f"{node.name} leaves")
-
-
-@contextmanager
-def failing_fsync(node: Node) -> Iterator[None]:
-    """Let every fsync of a running node fail from now on."""
-    require("process", os.geteuid() == 0, "not root")
-    require("process", shutil.which("strace"), "no strace")
-    assert node.popen is not None
-    calls = "fsync,fdatasync"
-    tracer = subprocess.Popen(
-        [
-            *("strace", "-f", "-qq", "-o", "/dev/null", "-p", str(node.popen.pid)),
-            *("-e", f"trace={calls}", "-e", f"inject={calls}:error=EIO"),
-        ],
-        stderr=subprocess.DEVNULL,
-    )
-    tasks = Path(f"/proc/{node.popen.pid}/task")
-    try:
-        until(
-            lambda: all("TracerPid:\t0\n" not in (task / "status").read_text() for task in tasks.iterdir()),
-            "strace is attached",
-        )
-        yield
-    finally:
-        tracer.terminate()
-        tracer.wait()
 
 
 def check_gone(quorum: Quorum, node: Node, code: int, *texts: str) -> None:
@@ -100,12 +58,12 @@ def test_full_disk_ends_one_node(own_quorum: Quorum) -> None:
         holder = quorum.hold("disk/full")
         term = holder.wait(Kind.BELIEVE).term
         full_ms = boot_ms()
-        fill(disk)
+        filler = fill(disk)
         write_until_it_ends(quorum, node)
         check_gone(quorum, node, DiskFailed.exit_code, f"{node.data}: a write failed:", "Free or replace the disk")
         holder.wait(Kind.RENEWED, full_ms + 1000)
         assert Kind.UNBELIEVE not in holder.kinds()
-        (disk / "filler").unlink()
+        filler.unlink()
         quorum.start(node)
         assert quorum.verify("disk/full", term)
         check_nothing_lost(quorum)
@@ -117,10 +75,14 @@ def test_failed_fsync_ends_one_node(own_quorum: Quorum) -> None:
     quorum.start()
     holder = quorum.hold("disk/fsync")
     term = holder.wait(Kind.BELIEVE).term
-    with failing_fsync(node):
+    tracer = Tracer(node, FSYNC, "error=EIO", quorum.folder / "strace.log")
+    try:
         failed_ms = boot_ms()
         write_until_it_ends(quorum, node)
         check_gone(quorum, node, DiskFailed.exit_code, f"{node.data}: a write failed:")
+        assert tracer.count == 1
+    finally:
+        tracer.detach()
     holder.wait(Kind.RENEWED, failed_ms + 1000)
     assert Kind.UNBELIEVE not in holder.kinds()
     quorum.start(node)

@@ -4,7 +4,8 @@ from support.checkers.belief import check_belief
 from support.checkers.history import Event, Kind
 from support.checkers.progress import check_progress
 from support.checkers.terms import check_tokens
-from support.processes import Holder, Network, Quorum, boot_ms, until
+from support.network import Network
+from support.processes import Holder, Quorum, boot_ms, until
 
 SHORT_MS = 1000.0
 NOISE_MS = 5000.0

@@ -2,8 +2,8 @@
 
     python holder.py --endpoints HOST:PORT,... --lease NS/NAME --log FILE [...]
 
-Each line is an ``Event`` of ``support.checkers.history``, written with one ``write``. A renewal is recorded at the
-moment at which the SDK takes it, so no validity is missed; a stop is recorded before its release is sent.
+Each line is an ``Event`` of ``support.checkers.history``, written with one ``write``. A renewal is recorded when
+the SDK takes it, so no validity is missed; a stop is recorded before its release is sent.
 """
 
 import argparse
@@ -16,8 +16,9 @@ import signal
 import time
 
 import leaderlease
-from leaderlease.client.campaign import Campaign, Phase
+from leaderlease.client.campaign import Campaign
 from leaderlease.client.clock import Instant
+from leaderlease.client.core import SessionCore
 from support.fence import FencedResource
 
 ASK_PERIOD_S = 0.2
@@ -35,24 +36,29 @@ class Log:
     def __init__(self, path: str, lease: str) -> None:
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         self._lease = lease
+        self.last_ms = 0.0
 
     def note(self, kind: str, nonce: str, term: int = 0, until_ms: float = 0.0, at_ms: float | None = None) -> None:
-        at_ms = boot_ms() if at_ms is None else at_ms
+        at_ms = self.last_ms = boot_ms() if at_ms is None else at_ms
         fields = {"at_ms": at_ms, "kind": kind, "lease": self._lease, "nonce": nonce, "term": term}
         os.write(self._fd, (json.dumps({**fields, "until_ms": until_ms}) + "\n").encode())
 
 
 def record_renewals(log: Log) -> None:
-    """Let every change of a belief be written down at the moment at which it is made."""
-    believe = Campaign.believe
+    """Let every change of a belief be written down, as of the reading of the clock that decided that it is in time.
 
-    def recorded(campaign: Campaign, seq: int, basis: Instant) -> None:
-        believe(campaign, seq, basis)
-        if campaign.phase is Phase.HELD and campaign.belief is not None:
+    A busy machine may let this process wait between that reading and the line.
+    """
+    extend = SessionCore._extend
+
+    def recorded(core: SessionCore, campaign: Campaign, seq: int, basis: Instant, now: Instant) -> None:
+        before = campaign.belief
+        extend(core, campaign, seq, basis, now)
+        if campaign.belief is not None and campaign.belief is not before:
             until_ms = campaign.belief.basis.boot_ms + campaign.belief.validity_ms
-            log.note("renewed", campaign.holder.nonce, campaign.term, until_ms)
+            log.note("renewed", campaign.holder.nonce, campaign.term, until_ms, at_ms=now.boot_ms)
 
-    Campaign.believe = recorded  # type: ignore[method-assign]
+    SessionCore._extend = recorded  # type: ignore[method-assign]
 
 
 class Waking:
@@ -99,7 +105,9 @@ async def campaign(args: argparse.Namespace, client: leaderlease.Client, log: Lo
         if args.ask:
             lease = await ask(args, client, log)
         else:
-            lease = await client.acquire(args.lease, args.identity, duration=args.duration)
+            nonce = secrets.token_hex(16)
+            log.note("asked", nonce)
+            lease = await client.acquire(args.lease, args.identity, duration=args.duration, nonce=nonce)
         at_ms = boot_ms()
         log.note("believe", lease.nonce, lease.term, at_ms + lease.remaining() * 1000, at_ms=at_ms)
         waking.lease = lease
@@ -109,6 +117,8 @@ async def campaign(args: argparse.Namespace, client: leaderlease.Client, log: Lo
         finally:
             # Before the SDK lets go, so that the next holder is never recorded before this end.
             log.note("unbelieve", lease.nonce, lease.term)
+            why = lease.reason or (lease.step_down_requested.is_set() and "asked to step down") or "it has held enough"
+            print(f"{log.last_ms:.3f} {lease.name} term {lease.term} ends: {why}", flush=True)
             waking.lease = None
             await lease.release()
         if args.once:
@@ -120,6 +130,7 @@ async def ask(args: argparse.Namespace, client: leaderlease.Client, log: Log) ->
     nonce = ""
     while True:
         nonce = nonce or secrets.token_hex(16)
+        log.note("asked", nonce)
         try:
             answer = await client.try_acquire(
                 args.lease, args.identity, duration=args.duration, timeout=2.0, nonce=nonce

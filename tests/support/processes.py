@@ -1,17 +1,15 @@
-"""Real nodes and real holders, on loopback or each machine in a network namespace of its own.
+"""Real nodes and real holders, on loopback or each machine in a network namespace of its own (``support.network``).
 
 Rule 1: no process and no namespace outlives the test, however it ends.
 Rule 2: a wait is for a condition, with a bound; the bound only ends a test that has failed already.
 """
 
 import asyncio
-import contextlib
 import ctypes
 import http.client
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +26,6 @@ import leaderlease
 from leaderlease.node.homes import LEASE
 from leaderlease.storage.inspect import inspect
 from support.checkers.history import Event, Kind, read_history, show
-from support.levels import require
 
 T = TypeVar("T")
 TESTS = Path(__file__).parents[1]
@@ -38,12 +35,9 @@ POLL_S = 0.01
 HTTP_TIMEOUT_S = 1.0
 STOP_TIMEOUT_S = 10.0
 ALL_PORTS = (7400, 7401, 7402)
-STEM = "leaderlease.test"
-"""Namespaces are called by it, the test's process id, and a number."""
 _CLONE_NEWNET = 0x40000000
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
-_networks = itertools.count()
 
 
 def boot_ms() -> float:
@@ -70,12 +64,14 @@ class Place:
         prefix: What runs a command there.
         enter: Moves the calling thread there, for good.
         thread: One that is there.
+        environment: Variables of every process there.
     """
 
     host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
     enter: Callable[[], None] = lambda: None
     thread: ThreadPoolExecutor | None = None
+    environment: dict[str, str] = field(default_factory=dict)
 
     def call(self, function: Callable[[], T]) -> T:
         """Run a function whose sockets are of this place."""
@@ -97,7 +93,7 @@ class Place:
                 stdout=output,
                 stderr=output,
                 cwd=TESTS,
-                env={**os.environ, **environment},
+                env={**os.environ, **self.environment, **environment},
                 start_new_session=True,
                 preexec_fn=before_exec,
             )
@@ -173,6 +169,7 @@ class Node(Process):
 
     Attributes:
         wrapper: What its command is run by, from the next start on.
+        environment: Its own variables, likewise.
     """
 
     def __init__(self, name: str, data: Path, place: Place, ports: tuple[int, int, int]) -> None:
@@ -181,6 +178,7 @@ class Node(Process):
         self.data = data
         self.client_port, self.peer_port, self.http_port = ports
         self.wrapper: tuple[str, ...] = ()
+        self.environment: dict[str, str] = {}
 
     @property
     def endpoint(self) -> str:
@@ -242,9 +240,11 @@ class Holder(Process):
         """Wait for the first event of a kind from ``since_ms`` on."""
 
         def found() -> Event | None:
-            if not self.is_running and not self.history():
-                raise AssertionError(f"the holder ended:\n{self.log_tail()}")
-            return next((e for e in self.history() if e.kind is kind and e.at_ms >= since_ms), None)
+            is_running = self.is_running
+            first = next((e for e in self.history() if e.kind is kind and e.at_ms >= since_ms), None)
+            if first is None and not is_running:
+                raise AssertionError("the holder has ended")
+            return first
 
         try:
             event = until(found, what or f"{kind} of {self.events.stem}")
@@ -309,7 +309,7 @@ class Quorum:
 
     def launch(self, node: Node) -> None:
         """Start one node, and do not wait."""
-        node.popen = node.place.start(self.command(node), node.log, self.environment)
+        node.popen = node.place.start(self.command(node), node.log, {**self.environment, **node.environment})
 
     def wait_ready(self) -> None:
         """Wait until every running node can be asked."""
@@ -363,133 +363,11 @@ class Quorum:
             process.kill()
 
 
-class Network:
-    """Machines as network namespaces on one bridge, in a namespace of its own too; cuts are iptables rules.
-
-    Args:
-        size: How many machines.
-    """
-
-    def __init__(self, size: int) -> None:
-        require_network()
-        _sweep_namespaces()
-        stem = f"{STEM}-{os.getpid()}-{next(_networks)}"
-        self._hub = f"{stem}h"
-        self._names = [f"{stem}n{i}" for i in range(size)]
-        self._cuts: set[tuple[int, int]] = set()
-        self.places: list[Place] = []
-        self.own: Place
-        try:
-            self._build()
-        except BaseException:
-            self.close()
-            raise
-
-    def _build(self) -> None:
-        for name in (self._hub, *self._names):
-            _ip("netns", "add", name)
-        _ip("-n", self._hub, "-batch", "-", text="link set lo up\nlink add br0 type bridge\n"
-            "addr add 10.99.0.254/24 dev br0\nlink set br0 up\n")  # fmt: skip
-        for i, name in enumerate(self._names):
-            _ip("-n", self._hub, "-batch", "-", text=f"link add v{i} type veth peer name eth0 netns {name}\n"
-                f"link set v{i} master br0\nlink set v{i} up\n")  # fmt: skip
-            _ip("-n", name, "-batch", "-",
-                text=f"link set lo up\naddr add {_address(i)}/24 dev eth0\nlink set eth0 up\n")  # fmt: skip
-        self.places = [_place(name, _address(i)) for i, name in enumerate(self._names)]
-        self.own = _place(self._hub, "10.99.0.254")
-
-    def cut(self, some: Sequence[int], others: Sequence[int]) -> None:
-        """Let no packet pass between two groups of machines, in either direction."""
-        self.cut_one_way(some, others)
-        self.cut_one_way(others, some)
-
-    def cut_one_way(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Let no packet pass from some machines to others; the other direction stays open."""
-        self._cuts |= {(source, target) for source in sources for target in targets if source != target}
-        for target in targets:
-            self._apply(target)
-
-    def heal(self) -> None:
-        """Let everything pass again."""
-        targets = {target for _, target in self._cuts}
-        self._cuts.clear()
-        for target in targets:
-            self._apply(target)
-
-    def _apply(self, target: int) -> None:
-        drops = "".join(f"-A INPUT -s {_address(s)} -j DROP\n" for s, t in sorted(self._cuts) if t == target)
-        subprocess.run(
-            ["ip", "netns", "exec", self._names[target], "iptables-restore"],
-            input=f"*filter\n:INPUT ACCEPT [0:0]\n{drops}COMMIT\n",
-            text=True,
-            check=True,
-        )
-
-    def close(self) -> None:
-        """Remove it; its processes must have ended."""
-        for place in (*self.places, *([self.own] if hasattr(self, "own") else [])):
-            if place.thread is not None:
-                place.thread.shutdown()
-        for name in (*self._names, self._hub):
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
-
-
-def require_network() -> None:
-    """Skip the test where namespaces cannot be made."""
-    require("process", os.geteuid() == 0, "not root")
-    for tool in ("ip", "iptables-restore"):
-        require("process", shutil.which(tool), f"no {tool}")
-    name = f"{STEM}-{os.getpid()}-probe"
-    probe = subprocess.run(["ip", "netns", "add", name], capture_output=True)
-    subprocess.run(["ip", "netns", "del", name], capture_output=True)
-    require("process", probe.returncode == 0, "network namespaces are not allowed")
-
-
-@contextlib.contextmanager
-def tmpfs(point: Path, size: str) -> Iterator[None]:
-    """Mount a file system of a bounded size."""
-    require("process", os.geteuid() == 0, "not root")
-    point.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(point)], capture_output=True)
-    require("process", mounted.returncode == 0, "mounting is not allowed")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(point)], check=True)
-
-
 def _state(task: Path) -> str:
     try:
         return (task / "stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return "T"
-
-
-def _address(number: int) -> str:
-    return f"10.99.0.{number + 1}"
-
-
-def _place(name: str, host: str) -> Place:
-    def enter() -> None:
-        with Path("/run/netns", name).open("rb") as namespace:
-            if _libc.setns(namespace.fileno(), _CLONE_NEWNET) != 0:
-                raise OSError(ctypes.get_errno(), f"cannot enter network namespace {name}")
-
-    return Place(host, ("ip", "netns", "exec", name), enter, ThreadPoolExecutor(1, initializer=enter))
-
-
-def _ip(*arguments: str, text: str | None = None) -> None:
-    subprocess.run(["ip", *arguments], input=text, text=True, check=True, capture_output=True)
-
-
-def _sweep_namespaces() -> None:
-    """Remove what runs left behind that were killed."""
-    listed = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
-    for line in listed.splitlines():
-        name = line.split()[0]
-        parts = name.split("-")
-        if parts[0] == STEM and len(parts) == 3 and parts[1].isdigit() and not Path("/proc", parts[1]).exists():
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -498,3 +376,10 @@ def _free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def enter_network(namespace: Path) -> None:
+    """Move the calling thread to a network namespace, for good."""
+    with namespace.open("rb") as file:
+        if _libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
+            raise OSError(ctypes.get_errno(), f"cannot enter network namespace {namespace.name}")

@@ -14,12 +14,13 @@ class Violation(AssertionError):
 class Kind(StrEnum):
     """What happened.
 
-    BELIEVE, RENEWED: a holder counts its validity until ``until_ms``. UNBELIEVE: it stopped by itself.
-    WRITE: the fenced resource took a write. CHOSEN: a node reported this holder as chosen.
-    DENIED, UNKNOWN: what a candidate heard. WOKE: a holder's process ran again after a pause; ``until_ms`` is
-    ``at_ms`` plus what remained.
+    ASKED: a candidate begins to ask with this nonce. DENIED, UNKNOWN: what it heard. BELIEVE, RENEWED: a holder counts
+    its validity until ``until_ms``. UNBELIEVE: it stopped by itself. WOKE: a holder's process ran again after a pause;
+    ``until_ms`` is ``at_ms`` plus what remained. WRITE: the fenced resource took a write. CHOSEN: a node reported this
+    holder as chosen.
     """
 
+    ASKED = "asked"
     BELIEVE = "believe"
     RENEWED = "renewed"
     UNBELIEVE = "unbelieve"
@@ -38,6 +39,7 @@ class Event:
         at_ms: CLOCK_BOOTTIME of the one machine that everything ran on.
         until_ms: On the same clock; of BELIEVE, RENEWED and WOKE.
         node: Who reported; of CHOSEN.
+        began_ms: When the report was asked for; likewise.
     """
 
     at_ms: float
@@ -47,6 +49,7 @@ class Event:
     term: int = 0
     until_ms: float = 0.0
     node: str = ""
+    began_ms: float = 0.0
 
 
 def read_history(files: Iterable[Path]) -> list[Event]:
