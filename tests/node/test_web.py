@@ -43,7 +43,7 @@ def test_health_says_ok_and_in_detail_why(quorum: LocalQuorum) -> None:
     assert fetch(quorum, "/readyz") == (200, "ok\n")
     status, body = fetch(quorum, "/readyz?verbose")
     assert status == 200
-    assert body.splitlines() == [f"[+] {name}: ok" for name in ("bootstrap", "disk", "quorum", "catch-up")]
+    assert body.splitlines() == [f"[+] {name}: ok" for name in ("bootstrap", "disk", "quorum", "members", "catch-up")]
 
 
 def test_the_quorum_is_described_by_names_and_not_by_positions(quorum: LocalQuorum) -> None:

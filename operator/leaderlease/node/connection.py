@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol):
         on_made: Called when the connection stands. A TLS handshake that fails calls neither this nor ``on_closed``.
 
     Attributes:
+        host: Address of the other side, without its port; empty until the connection stands.
         member: Peer's uuid, once its hello was taken.
         context: What the owner keeps with this connection.
     """
@@ -67,6 +68,7 @@ class Connection(asyncio.Protocol):
         self._hello_timer: asyncio.TimerHandle | None = None
         self._reason = "closed by the other side"
         self.remote = ""
+        self.host = ""
         self.has_hello = False
         self.member = ""
         self.context: Any = None
@@ -82,6 +84,7 @@ class Connection(asyncio.Protocol):
             self._on_made(self)
         peer = transport.get_extra_info("peername")
         self.remote = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
+        self.host = str(peer[0]) if isinstance(peer, tuple) else ""
         self._hello_timer = self._loop.call_later(
             HELLO_TIMEOUT_S, lambda: self.drop(f"no hello in {HELLO_TIMEOUT_S:g} s")
         )

@@ -3,7 +3,8 @@
 Rule 1: the order of the start: open the disk (which raises the incarnation durably), find the configuration, arm all
         timers, and only then listen (R3, R5, R8).
 Rule 2: whatever breaks the disk or the protocol stops this process at once, with its reason and exit code (R9).
-Rule 3: SIGTERM finishes commits and sends clients elsewhere, within ``LEAVE_TIMEOUT_S``.
+Rule 3: SIGTERM sends clients elsewhere, within ``LEAVE_TIMEOUT_S``, votes for what they ask there for ``LINGER_S``,
+        and finishes commits.
 """
 
 import asyncio
@@ -45,6 +46,10 @@ from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Refused
 
 LEAVE_TIMEOUT_S: Final = 2.0
 """How long clients have to go to another node when this one is told to stop."""
+LINGER_S: Final = 1.0
+"""How long it still votes after that, so that all members answer while others take over what it kept alive."""
+MESH_TIMEOUT_S: Final = 10.0
+"""How long a start waits for every other member before it counts as ready with a majority."""
 LISTEN_BACKLOG: Final = 1024
 
 logger = logging.getLogger("leaderlease.node")
@@ -71,6 +76,8 @@ class Node:
         self._configuration: Configuration | None = None
         self._listening: list[asyncio.Server] = []
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._built_s = 0.0
+        self._had_mesh = False
         self._rotating: asyncio.Task[None] | None = None
         self._client_tls: ssl.SSLContext | None = None
         self._peer_tls: ssl.SSLContext | None = None
@@ -147,6 +154,8 @@ class Node:
                         await empty.wait()
                 except TimeoutError:
                     logger.warning("some clients did not leave in %g s", LEAVE_TIMEOUT_S)
+                if self.peers is not None and self.peers.is_asked():
+                    await asyncio.sleep(LINGER_S)
         if self._rotating is not None:
             self._rotating.cancel()
         for listening in self._listening:
@@ -160,6 +169,17 @@ class Node:
         if self.storage is not None:
             await asyncio.to_thread(self.storage.close)
             self.storage = None
+
+    def has_mesh(self) -> bool:
+        """Tell whether every member talks with this one both ways, or was waited for since the start.
+
+        A member is restarted after the one before is ready: then no two that were just restarted depend on a
+        third, which goes next.
+        """
+        if not self._had_mesh:
+            waited_s = asyncio.get_running_loop().time() - self._built_s
+            self._had_mesh = waited_s > MESH_TIMEOUT_S or (self.peers is not None and self.peers.is_joined())
+        return self._had_mesh
 
     def hello(self) -> Hello:
         """Return what this node says first on a connection to a member."""
@@ -227,6 +247,7 @@ class Node:
     def _build(self, configuration: Configuration) -> None:
         assert self.storage is not None
         config, identity = self.config, self.storage.identity
+        self._built_s = asyncio.get_running_loop().time()
         world = World(self._halted)
         driver = Driver(configuration, identity.member, identity.incarnation, self.storage, world)
         for key, register in driver.acceptor.registers.items():

@@ -4,6 +4,8 @@ Rule 1: a member is whom its hello says, if cluster, configuration and history a
         runs twice is refused (R8, H24).
 Rule 2: a connection on which nothing was heard for ``SILENCE_MAX_S`` is dead, whatever TCP says.
 Rule 3: reconnects never stop, and their pauses are bounded.
+Rule 4: a member that dials this one is there: it is dialled at once, at the address it came from, for a name in the
+        DNS can be old for half a minute after a restart.
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from leaderlease.storage.base import Storage
 from leaderlease.wire.codec import PEER
 from leaderlease.wire.reasons import reason_of
 from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Refused
+from leaderlease.wire.tls import server_name
 
 PING_PERIOD_S: Final = 0.5
 SILENCE_MAX_S: Final = 2.0
@@ -125,6 +128,8 @@ class PeerLink:
         self._failures = 0
         self._closed = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._seen_host = ""
+        self._connecting: asyncio.Task[object] | None = None
 
     async def run(self) -> None:
         """Keep dialling until cancelled (rule 3)."""
@@ -137,22 +142,50 @@ class PeerLink:
                 async with asyncio.timeout(limit * (0.5 + random.random() / 2)):
                     await self._hurry.wait()
 
-    def hurry(self) -> None:
-        """Dial now: the peer has just dialled us, so it is there."""
+    def hurry(self, host: str) -> None:
+        """Dial now: the peer has just dialled us from this address, so it is there (rule 4)."""
+        self._seen_host = host
         self._hurry.set()
+        if self._connecting is not None:
+            self._connecting.cancel()
+
+    async def _dial(self, connection: Connection) -> str:
+        """Connect, within ``CONNECT_TIMEOUT_S``; return why that failed, or nothing."""
+        name, _, port = self.member.address.rpartition(":")
+        name = name.strip("[]")
+        host, self._seen_host = self._seen_host or name, ""  # an address that was seen is tried once
+        context = self._peers.client_tls
+        loop = asyncio.get_running_loop()
+        connecting = self._connecting = loop.create_task(
+            loop.create_connection(
+                lambda: connection,
+                host,
+                int(port),
+                ssl=context,
+                server_hostname=server_name(name) if context is not None else None,
+            )
+        )
+        try:
+            await asyncio.wait({connecting}, timeout=CONNECT_TIMEOUT_S)
+        finally:
+            self._connecting = None
+            if not connecting.done():
+                connecting.cancel()
+        await asyncio.wait({connecting})
+        if connecting.cancelled():
+            connection.drop("")
+            return "it dials from another address now" if self._hurry.is_set() else reason_of(TimeoutError())
+        error = connecting.exception()
+        if error is not None and not isinstance(error, OSError):
+            raise error
+        return reason_of(error) if error is not None else ""
 
     async def _once(self) -> None:
         loop = asyncio.get_running_loop()
-        host, _, port = self.member.address.rpartition(":")
         connection = Connection(loop, PEER, self)
         self._closed.clear()
-        try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await loop.create_connection(
-                    lambda: connection, host.strip("[]"), int(port), ssl=self._peers.client_tls
-                )
-        except (OSError, ssl.SSLError, TimeoutError) as error:
-            self._note(reason_of(error))
+        if reason := await self._dial(connection):
+            self._note(reason)
             return
         self.connection = connection
         connection.push(self._peers.directory.hello())
@@ -194,6 +227,7 @@ class PeerLink:
         self._peers.directory.remember(hello)
         connection.member = hello.member
         self._failures = 0
+        self._seen_host = ""
         self.last_error = ""
         self.is_up = True
         self._peers.on_change(hello.member, True)
@@ -267,6 +301,14 @@ class Peers:
         for connection in list(self._accepted):
             connection.close("this node leaves")
 
+    def is_joined(self) -> bool:
+        """Tell whether every member can be asked, and has a connection on which it can ask this one."""
+        return all(link.is_up and uuid in self._inbound for uuid, link in self.links.items())
+
+    def is_asked(self) -> bool:
+        """Tell whether any member can ask this one."""
+        return bool(self._inbound)
+
     def accept(self) -> Connection:
         """Make the protocol of one inbound connection; for ``loop.create_server``."""
         return Connection(asyncio.get_running_loop(), PEER, self, self._accepted.add)
@@ -317,7 +359,7 @@ class Peers:
         connection.push(self.directory.hello())
         link = self.links.get(hello.member)
         if link is not None and not link.is_up:
-            link.hurry()
+            link.hurry(connection.host)
 
     def on_message(self, connection: Connection, message: Any) -> None:
         """Hand a peer's request, or an answer to one of ours, to the driver."""
