@@ -90,6 +90,28 @@ def test_failed_fsync_ends_one_node(own_quorum: Quorum) -> None:
     check_nothing_lost(quorum)
 
 
+def test_stalled_disks_cost_no_holder(own_quorum: Quorum) -> None:
+    """R2: every fsync of every node takes three seconds; who holds goes on, for a renewal needs no disk."""
+    quorum = own_quorum
+    quorum.start()
+    holder = quorum.hold("disk/stalled", "--duration", "2s")
+    term = holder.wait(Kind.BELIEVE).term
+    tracers = [
+        Tracer(node, FSYNC, "delay_enter=3000000", quorum.folder / f"{node.name}.strace") for node in quorum.nodes
+    ]
+    try:
+        newcomer = quorum.hold("disk/another", at=1)
+        until(lambda: all(tracer.count for tracer in tracers), "every disk is written to")
+        holder.wait(Kind.RENEWED, boot_ms() + 6000)
+    finally:
+        for tracer in tracers:
+            tracer.detach()
+    assert Kind.UNBELIEVE not in holder.kinds()
+    newcomer.wait(Kind.BELIEVE)
+    assert quorum.verify("disk/stalled", term)
+    check_nothing_lost(quorum)
+
+
 def test_emptied_disk_does_not_vote(own_quorum: Quorum) -> None:
     """H24: the node finds its quorum running without this disk and ends; it never counts as its old self."""
     quorum, node = own_quorum, own_quorum.nodes[2]
