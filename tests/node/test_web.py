@@ -1,15 +1,23 @@
 """The HTTP port of a real node, as people and programs read it."""
 
+import asyncio
+import http.client
 import json
+import socket
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import leaderlease
 from leaderlease.cli.local import LocalQuorum
+from leaderlease.node.config import NodeConfig
+from leaderlease.node.node import Node
+from leaderlease.node.web import Web
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +40,22 @@ def fetch(quorum: LocalQuorum, path: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
 
+def free_port() -> int:
+    """Return a port of the loopback address that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def readiness(port: int) -> str:
+    """Return what ``/readyz`` says, ready or not."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().read().decode()
+    finally:
+        connection.close()
+
+
 def read(quorum: LocalQuorum, path: str) -> Any:
     """Return the JSON of one GET."""
     return json.loads(fetch(quorum, path)[1])
@@ -43,7 +67,36 @@ def test_health_says_ok_and_in_detail_why(quorum: LocalQuorum) -> None:
     assert fetch(quorum, "/readyz") == (200, "ok\n")
     status, body = fetch(quorum, "/readyz?verbose")
     assert status == 200
-    assert body.splitlines() == [f"[+] {name}: ok" for name in ("bootstrap", "disk", "quorum", "members", "catch-up")]
+    names = ("bootstrap", "disk", "quorum", "members", "clients", "catch-up")
+    assert body.splitlines() == [f"[+] {name}: ok" for name in names]
+
+
+async def test_not_ready_before_clients_are_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node alone has its majority at once; what opens a connection after "ready" must find the port open."""
+    port = free_port()
+    address = f"127.0.0.1:{port}"
+    alone = NodeConfig(
+        name="a", data=tmp_path, peers=(("a", "127.0.0.1:0"),), cluster=str(uuid.uuid4()), bootstrap=True,
+        listen_client="127.0.0.1:0", listen_peer="127.0.0.1:0", listen_http=address,
+    )  # fmt: skip
+    node = Node(alone)
+    web = Web(node)
+    early: list[str] = []
+    listen = node._listen_for_clients
+
+    async def asked_before() -> None:
+        early.append(await asyncio.to_thread(readiness, port))
+        await listen()
+
+    monkeypatch.setattr(node, "_listen_for_clients", asked_before)
+    await web.start()
+    try:
+        await node.start()
+        assert early == ["clients: the client port is not open yet\n"]
+        assert await asyncio.to_thread(readiness, port) == "ok\n"
+    finally:
+        await web.stop()
+        await node.stop()
 
 
 def test_the_quorum_is_described_by_names_and_not_by_positions(quorum: LocalQuorum) -> None:

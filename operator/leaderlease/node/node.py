@@ -62,6 +62,7 @@ class Node:
     Attributes:
         sessions: What it does for clients; None until the quorum is known.
         peers: Its connections to the others.
+        is_serving: Its client port is open.
     """
 
     def __init__(self, config: NodeConfig) -> None:
@@ -73,6 +74,7 @@ class Node:
         self.catchup: CatchUp | None = None
         self.server: Server | None = None
         self.rotation: Rotation | None = None
+        self.is_serving = False
         self._configuration: Configuration | None = None
         self._listening: list[asyncio.Server] = []
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -279,6 +281,7 @@ class Node:
             "--listen-client", self.config.listen_client, self._client_tls, self.server.accept
         )
         self._listening.append(listening)
+        self.is_serving = True
 
     async def _listen(
         self, flag: str, address: str, tls: ssl.SSLContext | None, accept: Callable[[], asyncio.Protocol]

@@ -90,6 +90,7 @@ class Web:
             "disk": "the latest commit has not come back" if driver.is_disk_stalled() else "ok",
             "quorum": "ok" if has_quorum else driver.quorum.missing(driver.connected),
             "members": "ok" if node.has_mesh() else "not every member talks with this one yet, both ways",
+            "clients": "ok" if node.is_serving else "the client port is not open yet",
             "catch-up": "ok" if node.catchup is not None and node.catchup.is_caught_up() else "still copying",
         }
 
