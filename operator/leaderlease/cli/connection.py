@@ -6,16 +6,18 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from leaderlease.client.endpoints import ENDPOINTS_DEFAULT, ENDPOINTS_VARIABLE, parse_endpoints
+from leaderlease.cli.options import Tls, client_options, tls_paths, token_of
+from leaderlease.client.endpoints import ENDPOINTS_VARIABLE, parse_endpoints
 from leaderlease.errors import ConfigError, ConnectionFailed, LeaderLeaseError
 from leaderlease.paxos.lease import parse_duration
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from click.shell_completion import CompletionItem
 
     from leaderlease.client.sdk import Client
@@ -24,7 +26,6 @@ T = TypeVar("T")
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 TIMEOUT_DEFAULT: Final = "5s"
-TOKEN_BYTES_MAX: Final = 1 << 16
 COMPLETION_TIMEOUT_S: Final = 1.0
 """How long the Tab key waits for the quorum."""
 COMPLETIONS_MAX: Final = 200
@@ -38,13 +39,13 @@ class Connection:
         endpoints: ``host:port`` each, nearest first.
         tls: Paths of certificate, key and CA; None is plain TCP.
         timeout_s: Seconds for connecting, and for each answer.
-        token: Bearer token; may be empty.
+        token: Bearer token, or what returns it for each connection; may be empty.
     """
 
     endpoints: tuple[str, ...]
-    tls: tuple[str | None, str | None, str] | None
+    tls: Tls | None
     timeout_s: float
-    token: str = ""
+    token: str | Callable[[], str] = ""
 
     def client(self, endpoints: Sequence[str] | None = None) -> "Client":
         """Return a client that is not connected yet, of all endpoints unless told."""
@@ -112,23 +113,22 @@ def connection_options(command: Command) -> Command:
     def with_connection(
         *args: Any,
         endpoints: str | None,
-        tls_cert: Path | None,
-        tls_key: Path | None,
-        tls_ca: Path | None,
-        token_file: Path | None,
+        tls_cert: "Path | None",
+        tls_key: "Path | None",
+        tls_ca: "Path | None",
+        token_file: "Path | None",
         timeout: str,
         **kwargs: Any,
     ) -> Any:
         parsed = tuple(str(endpoint) for endpoint in parse_endpoints(endpoints))
-        tls = _tls(tls_cert, tls_key, tls_ca)
-        token = _token(token_file) if token_file is not None else ""
+        tls, token = tls_paths(tls_cert, tls_key, tls_ca), token_of(token_file)
         connection = Connection(parsed, tls, read_seconds(timeout, "--timeout"), token)
         return command(*args, connection=connection, **kwargs)
 
-    decorated: Any = with_connection
-    for option in reversed(_options()):
-        decorated = option(decorated)
-    result: Command = decorated
+    text = "How long to wait for a connection, and for an answer: 500ms, 5s; numbers are seconds."
+    timeout = click.option("--timeout", default=TIMEOUT_DEFAULT, show_default=True, envvar="LEADERLEASE_TIMEOUT",
+                           show_envvar=True, metavar="TIME", help=text)  # fmt: skip
+    result: Command = client_options(timeout(with_connection))
     return result
 
 
@@ -145,56 +145,9 @@ def complete_lease(ctx: click.Context, parameter: click.Parameter, incomplete: s
     try:
         endpoints = given.get("endpoints") or os.environ.get(ENDPOINTS_VARIABLE)
         parsed = tuple(str(endpoint) for endpoint in parse_endpoints(endpoints))
-        tls = _tls(*(given.get(f"tls_{name}") for name in ("cert", "key", "ca")))
+        tls = tls_paths(*(given.get(f"tls_{name}") for name in ("cert", "key", "ca")))
         connection = Connection(parsed, tls, COMPLETION_TIMEOUT_S)
         found = connection.run(lambda client: client.list(incomplete))
     except LeaderLeaseError:
         return []
     return [CompletionItem(info.name) for info in found[:COMPLETIONS_MAX]]
-
-
-def _options() -> list[Callable[[Any], Any]]:
-    path = click.Path(path_type=Path)
-    return [
-        click.option(
-            "--endpoints",
-            envvar=ENDPOINTS_VARIABLE,
-            show_envvar=True,
-            metavar="HOST:PORT,...",
-            help=f"Client ports of the nodes, nearest first.  [default: {ENDPOINTS_DEFAULT}]",
-        ),
-        click.option("--tls-ca", type=path, envvar="LEADERLEASE_TLS_CA", show_envvar=True,
-                     help="PEM file: the authority that signed the nodes. Turns TLS on."),
-        click.option("--tls-cert", type=path, envvar="LEADERLEASE_TLS_CERT", show_envvar=True,
-                     help="PEM file: a certificate to show to the nodes."),
-        click.option("--tls-key", type=path, envvar="LEADERLEASE_TLS_KEY", show_envvar=True,
-                     help="PEM file: its private key."),
-        click.option("--token-file", type=path, envvar="LEADERLEASE_TOKEN_FILE", show_envvar=True,
-                     help="File with a bearer token, for nodes that ask for one."),
-        click.option("--timeout", default=TIMEOUT_DEFAULT, show_default=True, envvar="LEADERLEASE_TIMEOUT",
-                     show_envvar=True, metavar="TIME",
-                     help="How long to wait for a connection, and for an answer: 500ms, 5s; numbers are seconds."),
-    ]  # fmt: skip
-
-
-def _tls(cert: Path | None, key: Path | None, ca: Path | None) -> tuple[str | None, str | None, str] | None:
-    if ca is None:
-        if cert is not None or key is not None:
-            raise ConfigError("--tls-ca is missing: name the authority that signed the nodes, or TLS stays off")
-        return None
-    return (str(cert) if cert is not None else None, str(key) if key is not None else None, str(ca))
-
-
-def _token(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(TOKEN_BYTES_MAX + 1)
-    except OSError as error:
-        raise ConfigError(f"--token-file {path}: cannot be read: {error.strerror}") from error
-    try:
-        token = content.decode("ascii").strip()
-    except UnicodeDecodeError:
-        token = ""
-    if not token or len(content) > TOKEN_BYTES_MAX:
-        raise ConfigError(f"--token-file {path}: holds no token")
-    return token

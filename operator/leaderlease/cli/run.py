@@ -3,14 +3,17 @@
 import asyncio
 import os
 import socket
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
-from leaderlease.errors import ConfigError
+from leaderlease.cli.options import client_options, tls_paths, token_of
 
-_PEM = click.Path(path_type=Path)
+_PATH = click.Path(path_type=Path)
+PRIORITY_MAX: Final = 1_000_000
+"""That of ``paxos.lease``, which the guard would be larger with."""
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
@@ -18,6 +21,10 @@ _PEM = click.Path(path_type=Path)
               help="The lease to hold.")  # fmt: skip
 @click.option("--identity", envvar="LEADERLEASE_IDENTITY", show_envvar=True, show_default="host name and pid",
               help="Who holds, for people; it may repeat.")  # fmt: skip
+@click.option("--pod-uid", default="", envvar=["LEADERLEASE_POD_UID", "POD_UID"], show_envvar=True,
+              help="Shown with the holder; nodes that ask for tokens compare it.")  # fmt: skip
+@click.option("--priority", type=click.IntRange(-PRIORITY_MAX, PRIORITY_MAX), default=0, show_default=True,
+              envvar="LEADERLEASE_PRIORITY", show_envvar=True, help="For leases that prefer the highest.")  # fmt: skip
 @click.option("--duration", metavar="DURATION",
               help="How long others wait after the last renewal, or never.  [default: as declared]")  # fmt: skip
 @click.option("--wait", "wait_s", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS",
@@ -25,24 +32,21 @@ _PEM = click.Path(path_type=Path)
 @click.option(
     "--once", "is_once", is_flag=True, help="When the lease is lost, end with exit code 76; do not campaign again."
 )
-@click.option("--status-file", type=_PEM, metavar="FILE",
+@click.option("--status-file", type=_PATH, metavar="FILE",
               help="JSON with the term and the present deadline, replaced at each renewal.")  # fmt: skip
 @click.option("--quiet", "-q", "is_quiet", is_flag=True, help="Say only what went wrong.")
-@click.option("--endpoints", envvar="LEADERLEASE_ENDPOINTS", show_envvar=True, metavar="HOST:PORT,...",
-              help="Nodes, nearest first.  [default: 127.0.0.1:7400]")  # fmt: skip
-@click.option("--tls-cert", type=_PEM, envvar="LEADERLEASE_TLS_CERT", show_envvar=True,
-              help="PEM file: this client's certificate.")  # fmt: skip
-@click.option("--tls-key", type=_PEM, envvar="LEADERLEASE_TLS_KEY", show_envvar=True, help="PEM file: its private key.")
-@click.option("--tls-ca", type=_PEM, envvar="LEADERLEASE_TLS_CA", show_envvar=True,
-              help="PEM file: the authority that signed the nodes; switches TLS on.")  # fmt: skip
+@client_options
 @click.argument("argv", nargs=-1, required=True, metavar="-- CMD [ARG]...", type=click.UNPROCESSED)
 def run(
     argv: tuple[str, ...],
     identity: str | None,
+    pod_uid: str,
+    priority: int,
     endpoints: str | None,
     tls_cert: Path | None,
     tls_key: Path | None,
     tls_ca: Path | None,
+    token_file: Path | None,
     **settings: Any,
 ) -> int:
     """Run CMD while this process holds a lease, and end it before the lease can end.
@@ -54,8 +58,7 @@ def run(
     # First of all: the guard is a fork of this process, and small for as long as this one is.
     from leaderlease.sidecar.guard import fork_guard
 
-    if (tls_cert or tls_key) and not tls_ca:
-        raise ConfigError("--tls-ca is missing: --tls-cert and --tls-key need it")
+    tls, token = tls_paths(tls_cert, tls_key, tls_ca), token_of(token_file)
     guard = fork_guard(argv)
     try:
         from leaderlease.client.sdk import Client
@@ -63,8 +66,8 @@ def run(
 
         order = Order(argv=argv, identity=identity or f"{socket.gethostname()}-{os.getpid()}", **settings)
         check_order(order)
-        certificate = (str(tls_cert) if tls_cert else None, str(tls_key) if tls_key else None)
-        tls = (*certificate, str(tls_ca)) if tls_ca else None
-        return asyncio.run(Wrapper(lambda: Client(endpoints, tls=tls, name=order.identity), guard, order).run())
+        who: dict[str, Any] = {"name": order.identity, "pod_uid": pod_uid, "priority": priority, "since": time.time()}
+        connect = lambda: Client(endpoints, tls=tls, token=token, **who)  # noqa: E731
+        return asyncio.run(Wrapper(connect, guard, order).run())
     finally:
         guard.close()
