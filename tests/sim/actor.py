@@ -74,6 +74,7 @@ class Actor:
         self.campaigns: dict[str, Campaign] = {}
         self.node = ""
         self.times_asked: Counter[str] = Counter()
+        self.watched_terms: dict[str, int] = {}
         self.is_asking: Counter[str] = Counter()
         """Leases that it has asked about, or asked to revoke, and has no answer yet."""
         self.asked_at: dict[str, set[str]] = {}
@@ -89,6 +90,11 @@ class Actor:
         self._held_at: dict[str, str] = {}
         self._seqs: dict[str, int] = {}
         self.process.soon(self._dial)
+
+    def may_go_to(self, nodes: list[str]) -> None:
+        """Let it use all of these nodes, if it knew but one."""
+        if len(self._nodes) == 1:
+            self._nodes = nodes
 
     def clock(self) -> Instant:
         """Read both clocks of this machine."""
@@ -148,6 +154,7 @@ class Actor:
 
     def watch(self, name: str) -> None:
         """Follow a lease."""
+        self.watched_terms[name] = 0
         self.core.watch(name, True, 0)
         self.pump()
 

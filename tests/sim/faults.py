@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from leaderlease.node.homes import LEASE
 from sim.actor import Actor
 from sim.disk import DAMAGES
 from sim.engine import Process
@@ -17,6 +18,10 @@ from sim.member import Node
 
 if TYPE_CHECKING:
     from sim.world import World
+
+TEAR_EVERY_MS = 0.7
+TEAR_TRIES_MAX = 2_000
+"""How often, and how many times, a disk is looked at for a write that can be torn."""
 
 
 class Faults:
@@ -106,6 +111,44 @@ class Faults:
             node.process.left = 1 + int(60 * self.chance.random() ** 2)
             node.process.on_countdown = lambda: node.die("killed between two events")
 
+    def _flap(self) -> None:
+        """It dies soon after each of its next starts, perhaps on a disk that takes long: lives without a write."""
+        if (node := self._node()) is not None:
+            lives = self.chance.choice([2, 4])
+            self.world.flaps[node.name] = [1 + int(200 * self.chance.random() ** 2) for _ in range(lives)]
+            if self.chance.random() < 0.5:
+                node.platter.stalled_until = self.engine.now + 500 + self._span_ms()
+            node.die("killed, for the first time")
+
+    def _haste(self) -> None:
+        """Nodes begin attempts at the wrong moment, for candidates and holders: what they know is but a hint (R1)."""
+        key = LEASE + self.chance.choice(self.world.plan.leases).name
+        span_ms = self._span_ms()
+        for _ in range(self.chance.choice([1, 3, 6, 10])):
+            node = self._node()
+            if node is not None:
+                is_takeover = self.chance.random() < 0.3
+                at_ms = span_ms * self.chance.random()
+                self.engine.later(
+                    at_ms,
+                    lambda node=node, is_takeover=is_takeover: self._hurry(node, key, is_takeover),  # type: ignore[misc]
+                    node.process,
+                )
+
+    def _hurry(self, node: Node, key: str, is_takeover: bool) -> None:
+        leases = node.sessions.leases
+        home = leases.homes.get(key)
+        if home is None or home.is_busy or self.is_over or node.driver.is_disk_stalled():
+            return
+        if is_takeover and home.held is not None:
+            self.world.counts["a holder was prepared for once more, without need"] += 1
+            leases.take_over(home)
+            return
+        leases._drop_cancelled(home)
+        if home.waiters:
+            self.world.counts["an attempt at the wrong moment"] += 1
+            leases._attempt(home, home.waiters[0])
+
     def _power(self) -> None:
         if (node := self._node()) is not None:
             self.world.network.hosts_down.add(node.name)
@@ -125,7 +168,7 @@ class Faults:
         if self.world.is_rolling:
             return
         self.world.is_rolling = True
-        gap_ms = self._span_ms() + 3_000
+        gap_ms = self._span_ms() + self.chance.choice([500, 1_500, 3_000])
         names = list(self.world.nodes)
         held = self.world.referee.held()
         for position, name in enumerate(names):
@@ -288,10 +331,26 @@ class Faults:
         """What its disk holds is damaged: the next start must find it, and the node stays out."""
         if (name := self._may_lose_a_disk()) is None:
             return
+        if self.chance.random() < 0.3:
+            self._tear(name, TEAR_TRIES_MAX, self.chance)
+        else:
+            self._damage(name, self.chance)
+
+    def _tear(self, name: str, tries: int, chance: random.Random) -> None:
+        """Wait for a write, and leave half of it."""
+        if self.is_over:
+            return
+        if self.world.nodes[name].storage.under_way or not tries:
+            self._damage(name, chance, "half a transaction")
+        else:
+            self.engine.later(TEAR_EVERY_MS, lambda: self._tear(name, tries - 1, chance))
+
+    def _damage(self, name: str, chance: random.Random, *kinds: str) -> None:
         node = self.world.nodes[name]
         disk, under_way = self.world.disks[name], [] if node.process.is_dead else node.storage.under_way
-        kinds = [*DAMAGES, *["half a transaction"] * 3 * bool(under_way)]
-        if not any(disk.hurt(self.chance.choice(kinds), under_way, self.chance) for _ in range(5)):
+        if not any(
+            disk.hurt(kind, under_way, chance) for kind in [*kinds, *(chance.choice(DAMAGES) for _ in range(5))]
+        ):
             self.world.lost_disks.discard(name)
             return
         self.engine.say(name, f"its disk is damaged: {disk.damage}")

@@ -33,6 +33,8 @@ FAULTS = (
     "suspend_client",
     "bad_disk",
     "old_disk",
+    "haste",
+    "flap",
 )
 """Every kind of fault; ``faults.py`` has a function for each."""
 DURATIONS_MS = (100, 150, 300, 300, 500, 1_000, 1_000, 2_000, 3_000)
@@ -185,7 +187,7 @@ def make_plan(seed: int, cut: Cut = NOTHING) -> Plan:
     rates = _rates(draw, hosts, rho_ppm / 1e6)
     fsync_ms = draw.choice([0.05, 0.5, 2.0, 10.0, min(60.0, shortest_ms * 0.2)])
     faults = tuple(fault for fault in FAULTS if draw.random() < 0.4)
-    seconds = draw.choice([10, 20, 30, 40]) if len(leases) < 20 else 8 if len(leases) < 200 else 4
+    seconds = draw.choice([6, 10, 15, 25]) if len(leases) < 20 else 6 if len(leases) < 200 else 3
     plan = Plan(
         seed=seed,
         nodes=nodes,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from leaderlease.client.campaign import Campaign, Phase
 from leaderlease.errors import LeaderLeaseError
+from leaderlease.node.driver import STALL_MS
 from leaderlease.node.homes import LEASE
 from leaderlease.paxos.acceptor import Record
 from leaderlease.paxos.ballot import ZERO, Ballot
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from sim.actor import Actor
     from sim.member import Node
     from sim.world import World
+
+
+STALLED_MS = 2.0 * STALL_MS
+"""A disk that long behind is not overlooked by accident: a read may have begun before the stall was noticed."""
 
 
 class _Key:
@@ -112,7 +117,7 @@ class Referee:
         elif kind is Renewed:
             self._renewed(node, target, message)
         elif kind is Prepare:
-            self._prepare(message)
+            self._prepare(node, message)
             if message.seen:
                 self._shown.add((target, message.key, message.ballot))
                 counts["evidence shown"] += 1
@@ -135,7 +140,13 @@ class Referee:
         elif kind is Peeked and message.value is not None:
             self._on_disk(node, message.key, message.accepted, "reports in a peek")
 
-    def _prepare(self, message: Prepare) -> None:
+    def _prepare(self, node: "Node", message: Prepare) -> None:
+        if message.nonce and node.storage.oldest_pending_ms() > STALLED_MS and message.key.startswith(LEASE):
+            register = node.driver.acceptor.registers.get(message.key)
+            if register is None or register.value is None or register.value.nonce != message.nonce:
+                self.violated(
+                    f"durability: {node.name} proposes for a new owner of {message.key} on a stalled disk (R9)"
+                )
         duel = self._key(message.key).duel
         if duel and message.ballot <= duel[-1]:
             return
@@ -491,6 +502,10 @@ class Referee:
             case wire.GetRequest(_, name):
                 began = self.world.engine.now
                 return lambda answer, error: self._read(actor, name, began, answer, error)
+            case wire.VerifyRequest(_, name, term):
+                asked_ms = self.world.engine.now
+                guards = self._guards(LEASE + name)
+                return lambda answer, error: self._verified(actor, name, term, asked_ms, guards, answer)
             case wire.RevokeRequest(_, name, _):
                 op = Op("revoke", "", self.world.engine.now, term=message.term)
                 self.operations.setdefault(name, []).append(op)
@@ -526,9 +541,31 @@ class Referee:
         else:
             self.counts[f"read as {info.state}"] += 1
 
+    def _guards(self, key: str) -> set[int]:
+        """Return the terms for which a timer of a living member runs in this instant."""
+        terms = set()
+        for node in self.world.nodes.values():
+            register = node.driver.acceptor.registers.get(key)
+            if register is not None and register.value is not None and register.is_live(node.ports.now_ms()):
+                terms.add(register.value.term)
+        return terms
+
+    def _verified(self, actor: "Actor", name: str, term: int, asked_ms: float, guards: set[int], answer: Any) -> None:
+        """A token is current only where somebody still waits for its holder, at some time while it was asked for."""
+        if answer is None or not answer.is_current or term in guards or term in self._guards(LEASE + name):
+            return
+        key = LEASE + name
+        if any(at_ms >= asked_ms for (k, _), armed in self._armed.items() if k == key for at_ms in armed.values()):
+            return
+        self.violated(f"honesty: term {term} of {name} is called current, and no timer ran since {asked_ms:.3f}")
+
     def watched(self, actor: "Actor", transition: wire.Transition) -> None:
-        """A watch told of a transition."""
+        """A watch told of a transition; where it missed terms it says so."""
         self.counts[f"watched: {transition.kind}"] += 1
+        before, term = actor.watched_terms.get(transition.name, 0), transition.term
+        if before and term > before + 1 and transition.kind not in ("resync", "state"):
+            self.violated(f"honesty: {actor.name} watches {transition.name}: {transition.kind} {term} after {before}")
+        actor.watched_terms[transition.name] = term
 
     def write(self, lease: str, nonce: str, term: int) -> None:
         """A write with a token reaches the resource, which keeps the highest."""

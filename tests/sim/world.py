@@ -83,6 +83,8 @@ class World:
         """How long nodes stay down that die now; None leaves it to chance."""
         self.refuses_to_start: set[str] = set()
         self.lost_disks: set[str] = set()
+        self.flaps: dict[str, list[int]] = {}
+        """After how many events of its own each of a node's next lives ends."""
         self.backups: dict[str, list[Rows]] = {}
         members = {f"{number:08x}-member": (name, f"{name}/peer") for number, name in enumerate(plan.node_names)}
         self.configuration = first_configuration(CLUSTER, members)
@@ -178,6 +180,7 @@ class World:
         """End all faults; return when."""
         self.engine.say("net", "ALL FAULTS END")
         self.is_healed = True
+        self.flaps.clear()
         self.faults.heal()
         weather = self.network.weather
         weather.loss = weather.doubled = weather.spike = 0.0
@@ -205,6 +208,8 @@ class World:
                 self._tell(lease, wire.Spec(lease.duration_ms, lease.lock_delay_ms))
             for actor in self.actors.values():
                 actor.want(lease, True)
+        for actor in self.actors.values():
+            actor.may_go_to(self.plan.node_names)
         self._look_for_dead_locks()
         return self.engine.now
 
@@ -234,6 +239,10 @@ class World:
         node = self.nodes[name] = Node(self, self.configuration, member, disk)
         self.engine.say(name, f"starts: incarnation {disk.incarnation}, {len(disk.records)} records")
         node.start()
+        if self.flaps.get(name):
+            self.counts["a life that was cut short"] += 1
+            node.process.left = self.flaps[name].pop()
+            node.process.on_countdown = lambda: node.die("killed again")
 
     def _opens(self, name: str, disk: Rows) -> bool:
         """Read the disk and write the first thing of this life, or find out why not."""
@@ -269,6 +278,8 @@ class World:
         if node.name in self.images and not self.would_be_recognised(node.name, node.disk):
             return
         pause_ms = self.pause_ms or self.engine.random.choice([5.0, 100.0, 500.0, 2_000.0])
+        if self.flaps.get(node.name):
+            pause_ms = 5.0
         self.engine.later(pause_ms, lambda: self.start_node(node.name))
 
     def honest_disks(self) -> list[Rows]:
@@ -320,6 +331,8 @@ class World:
         chance = self.engine.random
         nodes = list(self.plan.node_names)
         chance.shuffle(nodes)
+        if chance.random() < 0.15 and not self.is_healed:
+            nodes = nodes[:1]
         self._lives[name] += 1
         actor = self.actors[name] = Actor(self, f"{name}", nodes)
         for lease in self.plan.leases:
