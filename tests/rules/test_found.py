@@ -1,10 +1,11 @@
 """What the simulator found, as directed traces: each was a seed first (``tests/sim/seeds.py``)."""
 
+from leaderlease.node.learner import Watch
 from leaderlease.node.peers import Directory
 from leaderlease.paxos.lease import Holder
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
-from leaderlease.wire.session import Done, Granted, Hello
-from support.nodes import Cluster
+from leaderlease.wire.session import Done, Granted, Hello, Transition
+from support.nodes import NAME, Cluster
 
 ALICE, BOB = Holder("alice", "", "a" * 32), Holder("bob", "", "b" * 32)
 
@@ -51,3 +52,23 @@ def test_h24_h33_a_disk_that_went_back_once_is_refused_for_good() -> None:
     storage.crash()
     directory, _ = _directory(disk)
     assert directory.refusal(hello(7, "seven")), "a restart of the peer that noticed changes nothing"
+
+
+def test_a_watch_says_where_it_has_missed_the_term_whose_end_it_hears_of() -> None:
+    """Node 3 heard of term 1 and then of the end of term 2: who watches there is told to look again."""
+    cluster = Cluster()
+    alice = cluster[1].client("alice")
+    alice.acquire(ALICE, duration_ms=None)
+    cluster.run(100)
+    seen: list[Transition] = []
+    cluster[3].driver.learner.subscribe(Watch(1, NAME, True, seen.append), 0)
+    cluster.loses = lambda source, target, message: target == "3"
+    alice.release(ALICE)
+    cluster.run()
+    alice.acquire(BOB, duration_ms=None)
+    cluster.run(100)
+    cluster.loses = lambda source, target, message: False
+    alice.release(BOB)
+    cluster.run(1_000)
+    assert [(transition.kind, transition.term) for transition in seen] == [("state", 1), ("resync", 2)]
+    assert seen[-1].holder is None

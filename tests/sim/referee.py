@@ -563,7 +563,8 @@ class Referee:
         """A watch told of a transition; where it missed terms it says so."""
         self.counts[f"watched: {transition.kind}"] += 1
         before, term = actor.watched_terms.get(transition.name, 0), transition.term
-        if before and term > before + 1 and transition.kind not in ("resync", "state"):
+        has_missed = term > before + 1 or (term > before and transition.holder is None)
+        if before and has_missed and transition.kind not in ("resync", "state"):
             self.violated(f"honesty: {actor.name} watches {transition.name}: {transition.kind} {term} after {before}")
         actor.watched_terms[transition.name] = term
 

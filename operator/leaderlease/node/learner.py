@@ -80,7 +80,9 @@ class Learner:
         view.ballot = ballot
         if value.holder is None:
             if was_held or value.term > before:
-                self._end(name, view, value.term, reason or "released")
+                # An end of a term of which this node did not hear that it began.
+                is_missed = bool(before) and value.term > before
+                self._end(name, view, value.term, reason or "released", is_missed=is_missed)
             return True
         if value.term > before:
             self._count_gap(view)
@@ -138,12 +140,12 @@ class Learner:
             view = self.views[name] = View()
         return view
 
-    def _end(self, name: str, view: View, term: int, kind: str) -> None:
+    def _end(self, name: str, view: View, term: int, kind: str, *, is_missed: bool = False) -> None:
         view.term, view.ended = term, kind
         view.changed_at_ms = self._now_ms()
         if kind == "expired":
             self._stats.expired += 1
-        self._emit(name, view, kind, None)
+        self._emit(name, view, "resync" if is_missed else kind, None)
 
     def _count_gap(self, view: View) -> None:
         if view.ended:
