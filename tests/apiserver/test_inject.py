@@ -396,6 +396,8 @@ def test_webhook_bounds_what_it_reads(injector: Injector) -> None:
     """No review, half a review, too much: a status for each, and the next pod is injected."""
     assert injector.post(b"")[0] == 400
     assert injector.post(b"[]")[0] == 400
+    assert injector.post(b'{"request": "\xd4"}')[0] == 400
+    assert injector.post(b"[" * 100_000)[0] == 400
     assert injector.post(b'{"request": {"uid": "1", "namespace": "a", "object": null}}')[0] == 400
     began = time.monotonic()
     status, text = injector.post(b" " * (5 << 20))

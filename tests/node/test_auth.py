@@ -151,6 +151,8 @@ def test_rotated_keys_overlap() -> None:
     ("body", "why"),
     [
         (b"{", "no JSON web key set"),
+        (b'{"keys": "\xd4"}', "no JSON web key set"),
+        (b"[" * 10_000, "no JSON web key set"),
         (b"[]", "no JSON web key set"),
         (b'{"keys": []}', "no JSON web key set"),
         (b'{"keys": [{"kty": "RSA"}]}', "no JSON web key set"),

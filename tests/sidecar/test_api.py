@@ -122,6 +122,8 @@ def test_verification_asks_the_quorum(leader: Sidecar) -> None:
         ("GET", "/?" + "&".join(f"a{i}=1" for i in range(17)), "", 400, "at most 16"),
         ("POST", "/v1/leases/first/transfer", "", 400, "successor: is missing"),
         ("POST", "/v1/leases/first/transfer", "pod-b", 400, "the body must be JSON"),
+        ("POST", "/v1/leases/first/transfer", b'{"succ\xd4": 1}', 400, "the body must be JSON"),
+        ("POST", "/v1/leases/first/transfer", "[" * 4000, 400, "the body must be JSON"),
         ("POST", "/v1/leases/first/transfer", '{"succesor": "pod-b"}', 400, "unknown field `succesor`"),
         ("POST", "/v1/leases/first/transfer", '{"successor": 7}', 400, "Expected `str`, got `int`"),
         ("POST", "/v1/leases/first/step-down", '["pod-b"]', 400, "Expected `object`, got `array`"),
@@ -131,7 +133,7 @@ def test_verification_asks_the_quorum(leader: Sidecar) -> None:
     ids=lambda value: value[:40] if isinstance(value, str) else None,
 )
 def test_bad_request_is_answered_with_a_sentence(
-    leader: Sidecar, method: str, path: str, body: str, status: int, words: str
+    leader: Sidecar, method: str, path: str, body: str | bytes, status: int, words: str
 ) -> None:
     """Each mistake has a status and a JSON error that names it, and costs no lease."""
     reply = leader.ask(method, path, body or None)

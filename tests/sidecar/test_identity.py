@@ -84,7 +84,11 @@ def test_record_of_others_is_not_used(state: StateDir, tmp_path: Path, change: d
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"nonce": 7}', b"\xff" * 10_000], ids=repr)
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"[]", b'{"nonce": 7}', b'{"nonce": "\xd4"}', b'{"\xd4": 7}', b"\xff" * 10_000],
+    ids=lambda content: repr(content[:20]),
+)
 def test_damaged_record_is_a_new_beginning(state: StateDir, tmp_path: Path, content: bytes) -> None:
     """What cannot be read is removed, and a new nonce is drawn."""
     _content(tmp_path).write_bytes(content)

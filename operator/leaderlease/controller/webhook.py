@@ -134,7 +134,7 @@ class Webhook:
             return self._failed(408, f"the review did not arrive within {READ_TIMEOUT_S:g} s")
         except web.HTTPRequestEntityTooLarge:
             return self._failed(413, f"the review is larger than {BODY_BYTES_MAX} bytes")
-        except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, KeyError, TypeError, AttributeError) as error:
             return self._failed(400, f"no AdmissionReview of {API_VERSION} about a Pod: {error!r}")
         except NotReady as error:
             return self._failed(503, str(error))

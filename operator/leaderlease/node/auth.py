@@ -161,7 +161,7 @@ def encode_keys(issuer: str, audience: str, jwks: bytes) -> bytes:
     try:
         found = msgspec.json.decode(jwks)
         keys = jwt.PyJWKSet.from_dict(found).keys
-    except (msgspec.DecodeError, jwt.PyJWTError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, RecursionError, jwt.PyJWTError, TypeError, AttributeError, KeyError) as error:
         raise ConfigError(f"keys: no JSON web key set: {error}") from error
     if not all(key.key_id for key in keys):
         raise ConfigError("keys: each key needs a kid")

@@ -242,7 +242,7 @@ def _successor(request: Request, *, is_needed: bool) -> str:
     if request.body.strip():
         try:
             successor = msgspec.json.decode(request.body, type=Successor).successor or successor
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise HttpError(400, f'the body must be JSON such as {{"successor": "pod-b"}}: {error}') from None
     if is_needed and not successor:
         raise HttpError(400, 'successor: is missing; name an identity, as in {"successor": "pod-b"}')

@@ -112,7 +112,7 @@ class StateDir:
                 record = msgspec.json.decode(file.read(RECORD_BYTES_MAX), type=Record)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             log.warning("%s: what an earlier process left cannot be read: %s", lease, error)
             self.erase(lease)
             return None
