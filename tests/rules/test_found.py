@@ -2,7 +2,8 @@
 
 from leaderlease.node.learner import Watch
 from leaderlease.node.peers import Directory
-from leaderlease.paxos.lease import Holder
+from leaderlease.paxos.ballot import Ballot
+from leaderlease.paxos.lease import Holder, Value
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
 from leaderlease.wire.session import Done, Granted, Hello, Transition
 from support.nodes import NAME, Cluster
@@ -72,3 +73,14 @@ def test_a_watch_says_where_it_has_missed_the_term_whose_end_it_hears_of() -> No
     cluster.run(1_000)
     assert [(transition.kind, transition.term) for transition in seen] == [("state", 1), ("resync", 2)]
     assert seen[-1].holder is None
+
+
+def test_a_watch_that_goes_on_at_a_restarted_node_says_where_it_has_missed_a_term() -> None:
+    """A node that starts knows the term on its disk, and not when it began: of term 2 it can only tell the end."""
+    cluster = Cluster()
+    learner = cluster[3].driver.learner
+    learner.restore(NAME, Ballot(5, "1", 1), Value(2, BOB, 1_000))
+    learner.ended(NAME, 2, "expired")
+    seen: list[Transition] = []
+    learner.subscribe(Watch(1, NAME, True, seen.append), 1)
+    assert [(transition.kind, transition.term, transition.holder) for transition in seen] == [("resync", 2, None)]

@@ -116,7 +116,9 @@ class Learner:
         for name in self._watched(watch):
             view = self.views[name]
             missed = [t for t in view.history or () if t.term > since or (t.term == since and t.holder is None)]
-            if since and missed and (missed[0].term == since or missed[0].term == since + 1):
+            # The next to come after term ``since`` is its end, or the beginning of the one after it.
+            first = missed[0] if missed else None
+            if since and first and (first.term == since or (first.term == since + 1 and first.holder is not None)):
                 for transition in missed:
                     watch.push(_addressed(transition, watch.request))
                 continue
