@@ -24,7 +24,7 @@ CONSTANTS
     Clients,       \* nonces, positive integers; 0 is nobody
     NeverClients,  \* those of them that ask for a lease that no time ends
     MaxB,          \* ballots are 1..MaxB
-    Owner,         \* ballot -> the client that it is prepared for; 0: prepared before anybody asks
+    Owner(_),      \* ballot -> the client that it is prepared for; 0: prepared before anybody asks
     Duration, Skew, Margin,
     Block,         \* ballots that one durable promise ceiling reserves
     Holders,       \* clients that take such steps; the others only want the lease
@@ -63,16 +63,18 @@ Forever == 1000000
 Max(x, y) == IF x > y THEN x ELSE y
 
 \* Section 4.  The ends, in true time, of the worst clocks.
+IsNever(c) == c \in NeverClients
 AcceptorWaits == Duration - Skew
 HolderBelieves == (IF M("nomargin") THEN Duration ELSE Duration - Margin) + Skew
-GuardOf(v) == IF v.h = 0 THEN 0 ELSE IF v.h \in NeverClients THEN Forever ELSE AcceptorWaits
-BeliefOf(v, age) == IF v.h \in NeverClients THEN Forever ELSE HolderBelieves - age
+GuardOf(v) == IF v.h = 0 THEN 0 ELSE IF IsNever(v.h) THEN Forever ELSE AcceptorWaits
+BeliefOf(v, age) == IF IsNever(v.h) THEN Forever ELSE HolderBelieves - age
 
 Majority(S, members) == 2 * Cardinality(S \cap members) > Cardinality(members)
 
-\* R6, R8: quorums are sets of members; while joint, a majority of both sets.
+\* R6, R8: quorums are sets of members, so whoever answers twice counts once; while joint, a majority of both sets.
 IsQuorum(S, e) ==
-    CASE e = 1 -> Majority(S, Old)
+    CASE M("byarrival") -> S # {}
+      [] e = 1 -> Majority(S, Old)
       [] e = 2 -> IF M("jointone") THEN Majority(S, New) ELSE Majority(S, Old) /\ Majority(S, New)
       [] e = 3 -> Majority(S, New)
       [] OTHER -> FALSE
@@ -103,7 +105,7 @@ Evidence(a, b) ==
             /\ IF M("seenlower") THEN k # ab[a] ELSE k > ab[a]
             /\ M("seensame") \/ ValueUnder(k).h # av[a].h
     \/ /\ M("seenpromise")
-       /\ \E k \in p1 : k.b < b /\ k.b > ab[a] /\ Owner[k.b] # av[a].h
+       /\ \E k \in p1 : k.b < b /\ k.b > ab[a] /\ Owner(k.b) # av[a].h
 
 \* Promises to a ballot that has proposed are of no use to anybody, so they are forgotten: fewer states.
 KeepsPromises == Mut \cap {"twovalues", "seenpromise"} # {}
@@ -117,7 +119,7 @@ Promise(a, b) ==
     /\ \A m \in p1 : m.b = b => IsOurEpoch(m.e, a)
     /\ b > prom[a]                                             \* R3
     /\ \/ M("noguard")                                         \* R1
-       \/ ~IsLive(a) \/ Same(Owner[b], av[a].h) \/ Evidence(a, b)
+       \/ ~IsLive(a) \/ Same(Owner(b), av[a].h) \/ Evidence(a, b)
     /\ prom' = [prom EXCEPT ![a] = b]
     /\ LET e == IF \E m \in p1 : m.b = b THEN (CHOOSE m \in p1 : m.b = b).e ELSE ep[a]
        IN p1' = IF IsSpent(b) THEN p1 ELSE p1 \cup {[a |-> a, b |-> b, e |-> e, ab |-> ab[a], av |-> av[a]]}
@@ -203,17 +205,19 @@ Seen(b, best) ==
 
 HasLetGo(c) == hold[c].st = "ended" \/ (M("letgolast") /\ hold[c].st = "holds")
 
-IsNeverHeld(v) == v.h # 0 /\ v.h \in NeverClients
+IsNeverHeld(v) == v.h # 0 /\ IsNever(v.h)
 
-\* `decide`: what phase 2 may propose for client c, given the highest value seen.
+\* `decide`: what phase 2 may propose for client c, given the highest value seen, and to whom it is granted then.
 Decisions(c, seen) ==
-    {IF Same(c, seen.h) THEN seen                               \* its own: the same value, the same term
-     ELSE IF IsNeverHeld(seen) THEN seen                        \* completed for whom it names
-     ELSE [h |-> c, t |-> IF M("sameterm") THEN Max(seen.t, 1) ELSE seen.t + 1]}
+    {IF Same(c, seen.h) THEN [v |-> seen, to |-> c]             \* its own: the same value, the same term
+     ELSE IF IsNeverHeld(seen) THEN [v |-> seen, to |-> 0]      \* section 4: completed for whom it names
+     ELSE [v |-> [h |-> c, t |-> IF M("sameterm") THEN Max(seen.t, 1) ELSE seen.t + 1], to |-> c]}
     \cup (IF "vacate" \in Steps /\ HasLetGo(c) /\ seen.h = c
-          THEN {[h |-> 0, t |-> IF M("tombstone") THEN 0 ELSE seen.t]} ELSE {})
-    \cup (IF "handover" \in Steps /\ HasLetGo(c) /\ seen.h = c
-          THEN {[h |-> d, t |-> seen.t + 1] : d \in Clients \ {c}} ELSE {})
+          THEN {[v |-> [h |-> 0, t |-> IF M("tombstone") THEN 0 ELSE seen.t], to |-> 0]} ELSE {})
+    \cup (IF "handover" \in Steps /\ HasLetGo(c)
+          THEN {[v |-> IF seen.h = d THEN seen ELSE [h |-> d, t |-> seen.t + 1], to |-> d] :
+                    d \in {x \in Clients \ {c} : seen.h \in {c, x}}}
+          ELSE {})
 
 Propose(b) ==
     /\ IF M("twovalues") THEN TRUE ELSE ~\E m \in p2 : m.b = b  \* R3: a ballot proposes once
@@ -222,9 +226,9 @@ Propose(b) ==
           LET R == {m \in p1 : m.b = b /\ m.a \in S /\ (m.e = e \/ M("epochblind"))} IN
             /\ {m.a : m \in R} = S
             /\ IsQuorum(S, e)
-            /\ \E c \in (IF Owner[b] = 0 THEN Clients ELSE {Owner[b]}) :
-               \E seen \in Seen(b, Best(R)) : \E v \in Decisions(c, seen) :
-                  p2' = p2 \cup {[b |-> b, e |-> e, c |-> c, v |-> v, age |-> 0]}
+            /\ \E c \in (IF Owner(b) = 0 THEN Clients ELSE {Owner(b)}) :
+               \E seen \in Seen(b, Best(R)) : \E d \in Decisions(c, seen) :
+                  p2' = p2 \cup {[b |-> b, e |-> e, to |-> d.to, v |-> d.v, age |-> 0]}
     /\ p2' # p2
     /\ p1' = IF KeepsPromises THEN p1 ELSE {m \in p1 : m.b # b}
     /\ UNCHANGED <<acceptorVars, ep, acks, ren, rel, clientVars>>
@@ -243,14 +247,13 @@ Believe(c, v, left) ==
 
 Grant(b) ==
     \E m \in p2 :
-        /\ m.b = b /\ Same(m.c, m.v.h)
+        /\ m.b = b /\ m.to # 0
         /\ IsQuorum(acks[b], m.e)
-        /\ Believe(m.c, m.v, BeliefOf(m.v, IF M("fromreply") THEN 0 ELSE m.age))
+        /\ Believe(m.to, m.v, BeliefOf(m.v, IF M("fromreply") THEN 0 ELSE m.age))
 
 \* Also the first claim of what a hand-over, or an attempt whose answers were lost, left behind.
 SendRenew(c) ==
     /\ "renew" \in Steps /\ c \in Holders
-    /\ hold[c].st # "ended"
     /\ \E m \in p2 :
         /\ m.v.h = c
         /\ \E e \in {ep[a] : a \in Acc} \ {0} : ren' = ren \cup {[b |-> m.b, e |-> e, age |-> 0, acks |-> {}]}
@@ -263,13 +266,12 @@ GrantRenew(c) ==
         /\ IsQuorum(IF M("mixatt") THEN UNION {x.acks : x \in {y \in ren : y.b = m.b}} ELSE m.acks, m.e)
         /\ Believe(c, n.v, BeliefOf(n.v, m.age))
 
-\* A holder stops believing first, and then its node says so (H23).
+\* A holder stops believing first, and then its node says so (H23); also when time has ended its belief.
 LetGo(c) ==
     /\ Steps \cap {"release", "vacate", "handover"} # {} /\ c \in Holders
     /\ \E m \in p2 : m.v.h = c
-    /\ hold[c].st # "ended" \/ (M("letgolast") /\ rel = {})
     /\ hold' = IF M("letgolast") THEN hold ELSE [hold EXCEPT ![c] = [st |-> "ended", left |-> 0]]
-    /\ rel' = IF "release" \in Steps /\ c \notin NeverClients
+    /\ rel' = IF "release" \in Steps /\ ~IsNever(c)
               THEN rel \cup {m.b : m \in {n \in p2 : n.v.h = c}} ELSE rel
     /\ <<hold', rel'>> # <<hold, rel>>
     /\ UNCHANGED <<acceptorVars, ep, p1, p2, acks, ren, granted>>
@@ -318,18 +320,23 @@ EnterNew(a) ==
     /\ UNCHANGED <<messageVars, clientVars>>
 
 -----------------------------------------------------------------------------
-Less(t) == IF t = 0 \/ t >= Forever THEN t ELSE t - 1
-Older(age) == IF age >= HolderBelieves THEN age ELSE age + 1
+(* Time (section 4).                                                       *)
 
-Tick ==
-    /\ "tick" \in Steps
-    /\ rem' = [a \in Acc |-> Less(rem[a])]
+Less(t, n) == IF t >= Forever THEN t ELSE Max(t - n, 0)
+\* A message older than any belief is as good as one older still: so there are finitely many ages.
+Older(age, n) == IF age + n >= HolderBelieves THEN HolderBelieves ELSE age + n
+
+\* Nothing but the clock happens for n units.
+Pass(n) ==
+    /\ rem' = [a \in Acc |-> Less(rem[a], n)]
     /\ hold' = [c \in Clients |->
-                 IF hold[c].st = "holds" /\ Less(hold[c].left) = 0 THEN [st |-> "ended", left |-> 0]
-                 ELSE [hold[c] EXCEPT !.left = Less(@)]]
-    /\ p2' = {[m EXCEPT !.age = Older(@)] : m \in p2}
-    /\ ren' = {[m EXCEPT !.age = Older(@), !.acks = IF Older(m.age) < HolderBelieves THEN @ ELSE {}] : m \in ren}
+                 IF hold[c].st = "holds" /\ Less(hold[c].left, n) = 0 THEN [st |-> "ended", left |-> 0]
+                 ELSE [hold[c] EXCEPT !.left = Less(@, n)]]
+    /\ p2' = {[m EXCEPT !.age = Older(@, n)] : m \in p2}
+    /\ ren' = {[m EXCEPT !.age = Older(@, n), !.acks = IF Older(m.age, n) < HolderBelieves THEN @ ELSE {}] : m \in ren}
     /\ UNCHANGED <<prom, ab, av, ep, p1, acks, rel, granted>>
+
+Tick == "tick" \in Steps /\ Pass(1)
 
 Next ==
     \/ Tick

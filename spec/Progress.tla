@@ -8,7 +8,7 @@ VARIABLE calm
 progressVars == <<vars, calm>>
 
 Last == MaxB
-Candidate == Owner[Last]
+Candidate == Owner(Last)
 
 PromiseLast == \E a \in Acc : Promise(a, Last)
 AcceptLast == \E a \in Acc : Accept(a) /\ acks'[Last] # acks[Last]      \* all other messages are lost now

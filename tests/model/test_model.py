@@ -50,6 +50,7 @@ MUTANTS = {
     "volpromise": ("R5", "promises are durable", Configuration("B12", 2, steps="tick restart"),
                    "Belief"),
     "fromreply": ("R6", "validity counts from the own send", Configuration("B12", 2, 3, steps="tick"), "Belief"),
+    "byarrival": ("R6", "quorums are counted by member", SMALL, "Tokens"),
     "mixatt": ("R6", "acknowledgements are counted for each attempt", RENEWED, "Belief"),
     "resurrect": ("R6", "what ended stays ended", Configuration("B11", 2, 3, steps="tick", clients="1"), "Continuity"),
     "nomargin": ("section 4", "the holder's margin", TIMED, "Belief"),
