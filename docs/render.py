@@ -14,18 +14,12 @@ HEAD: Final = """\
 # The resources
 
 Rendered from [`manifests/crd`](../manifests/crd) by `make docs`: do not edit. `kubectl explain` tells the same.
-[Concepts](concepts.md) says what the words mean. Some fields are checked and [not acted upon yet](#not-acted-upon-yet).
+[Concepts](concepts.md) says what the words mean.
 """
 TAIL: Final = """
-## Not acted upon yet
+## Not there yet
 
-The API server checks these fields of a LeaderLease, and nothing reads them in this version:
-
-* `spec.renewDeadline` and `spec.retryPeriod`. Clients renew every third of `leaseDuration`, and give a lease up when a
-  fifth of it remains ([concepts](concepts.md#validity)).
-* `spec.preference`. The pod annotation `leaderlease.dev/successor-preference` says who should be next
-  ([injection](inject.md#parameters)).
-* `spec.holders` may only be 1.
+`spec.holders` may only be 1 in this version.
 """
 
 

@@ -76,11 +76,12 @@ def test_working_leader_is_left_alone_for_so_long(nodes: LocalQuorum, sidecars: 
 
 
 def test_rollout_moves_to_the_newest_replicaset(nodes: LocalQuorum, sidecars: Sidecars) -> None:
-    """The first pod of a later template takes the lease over; a pod of the old one that is replaced does not."""
+    """The first pod of a later template takes the lease over; one of the old template that is replaced later waits."""
     _declare(nodes.endpoints, "rollout2", duration="30s", preference="NewestReplicaSet")
     old = sidecars.start("app-old11-aaaaa", "rollout2", *_at(nodes, 0))
     old.until_leader()
-    _waits(sidecars.start("app-old11-bbbbb", "rollout2", *_at(nodes, 1)), "app-old11-aaaaa")
+    other = sidecars.start("app-old11-bbbbb", "rollout2", *_at(nodes, 1))
+    _waits(other, "app-old11-aaaaa")
     new = sidecars.start("app-new22-ccccc", "rollout2", *_at(nodes, 2))
     term = new.until_leader()["term"]
     replaced = sidecars.start("app-old11-ddddd", "rollout2", *_at(nodes, 1))
