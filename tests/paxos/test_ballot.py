@@ -14,6 +14,7 @@ def test_a_ballot_is_written_short() -> None:
 def test_a_ceiling_stands_between_two_counters() -> None:
     """R5: above every ballot with its counter, below every ballot with the next; 0 is no ceiling at all."""
     assert ceiling_ballot(0) == ZERO
+    assert ceiling_ballot(7) == Ballot(8, "", 0)
     assert Ballot(7, "~", 2**63) < ceiling_ballot(7) < Ballot(8, "0", 0)
 
 
