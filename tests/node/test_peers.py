@@ -74,8 +74,8 @@ def follow(end: End) -> Any:
 async def until(is_so: Any) -> None:
     """Wait for a condition."""
     async with asyncio.timeout(WAIT_S):
-        while not is_so():
-            await asyncio.sleep(0.01)  # noqa: ASYNC110  sockets have no event to wait for
+        while not is_so():  # noqa: ASYNC110 (sockets have no event to wait for)
+            await asyncio.sleep(0.01)
 
 
 async def test_a_member_whose_name_is_out_of_date_is_dialled_where_it_came_from() -> None:

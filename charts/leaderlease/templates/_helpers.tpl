@@ -60,12 +60,14 @@ app.kubernetes.io/part-of: leaderlease
 {{- join "," $peers -}}
 {{- end -}}
 
+{{/* The Service comes last: after restarts the names of all nodes can be old in a DNS cache, its address never is. */}}
 {{- define "leaderlease.endpoints" -}}
 {{- $name := include "leaderlease.node" . -}}
 {{- $endpoints := list -}}
 {{- range $i := until (int .Values.node.replicas) -}}
 {{- $endpoints = append $endpoints (printf "%s-%d.%s.%s.svc:7400" $name $i $name $.Release.Namespace) -}}
 {{- end -}}
+{{- $endpoints = append $endpoints (printf "%s.%s.svc:7400" (include "leaderlease.fullname" .) .Release.Namespace) -}}
 {{- join "," $endpoints -}}
 {{- end -}}
 
@@ -161,8 +163,53 @@ projected:
 {{- end -}}
 
 {{/*
-The Secrets of mode selfSigned as YAML: node-ca, node, operator, webhook-ca, webhook. What exists is kept; leaves that
-end soon are issued anew by the authority that exists. Made once for each rendering, so that all templates agree.
+An authority of mode selfSigned as YAML: crt, key, next, nextKey, previous, since, rotated, end, and ca, all that are
+trusted. What exists is kept until it would end before the certificates that it signs, or until its Secret is annotated
+with leaderlease.dev/rotate. Then the next one is trusted for an overlap, signs after it, and the one before goes after
+another. (dict "kind" "node" "now" 123 "root" $)
+*/}}
+{{- define "leaderlease.authority" -}}
+{{- $own := .root.Values.tls.selfSigned -}}
+{{- $kept := lookup "v1" "Secret" .root.Release.Namespace (printf "%s-%s-ca" (include "leaderlease.fullname" .root) .kind) | default dict -}}
+{{- $data := $kept.data | default dict -}}
+{{- $notes := dig "metadata" "annotations" dict $kept | default dict -}}
+{{- $asked := dig "leaderlease.dev/rotate" "" $notes -}}
+{{- $since := dig "leaderlease.dev/since" "0" $notes | int64 -}}
+{{- $end := dig "leaderlease.dev/ends-at" "" $notes | int64 -}}
+{{- $overlap := mul 3600 (int $own.caOverlapHours) -}}
+{{- $life := mul 86400 (int $own.caDays) -}}
+{{- $isOver := ge .now (add $since $overlap) -}}
+{{- $before := min (add (mul 86400 (int $own.certDays)) (mul 2 $overlap)) (div $life 3) -}}
+{{- $name := printf "leaderlease-%s-ca" .kind -}}
+{{- $one := dict "crt" (dig "tls.crt" "" $data | b64dec) "key" (dig "tls.key" "" $data | b64dec) "end" $end "rotated" (dig "leaderlease.dev/rotated" "" $notes) -}}
+{{- if not (hasKey $data "tls.key") -}}
+{{- $ca := genCA $name (int $own.caDays) -}}
+{{- $one = dict "crt" $ca.Cert "key" $ca.Key "end" (add .now $life) "rotated" $asked -}}
+{{- else if and (hasKey $data "next.key") (or $isOver (and $end (ge .now $end))) -}}
+{{- $one = dict "crt" (index $data "next.crt" | b64dec) "key" (index $data "next.key" | b64dec) "previous" $one.crt "since" .now "end" (add $since $life) "rotated" $one.rotated -}}
+{{- else if hasKey $data "next.key" -}}
+{{- $one = merge $one (dict "next" (index $data "next.crt" | b64dec) "nextKey" (index $data "next.key" | b64dec) "since" $since) -}}
+{{- else if hasKey $data "previous.crt" -}}
+{{- if not $isOver -}}
+{{- $one = merge $one (dict "previous" (index $data "previous.crt" | b64dec) "since" $since) -}}
+{{- end -}}
+{{- else if or (and $asked (ne $asked $one.rotated)) (and $end (ge .now (sub $end $before))) -}}
+{{- $ca := genCA $name (int $own.caDays) -}}
+{{- $one = merge (dict "rotated" $asked "next" $ca.Cert "nextKey" $ca.Key "since" .now) $one -}}
+{{- end -}}
+{{- $trusted := list -}}
+{{- range list $one.crt $one.next $one.previous -}}
+{{- if . -}}{{- $trusted = append $trusted (trimSuffix "\n" .) -}}{{- end -}}
+{{- end -}}
+{{- $_ := set $one "ca" (printf "%s\n" (join "\n" $trusted)) -}}
+{{- $_ := set $one "end" (ternary (toString (int64 $one.end)) "" (gt (int64 $one.end) 0)) -}}
+{{- $_ := set $one "since" (ternary (toString (int64 $one.since)) "" (gt (int64 $one.since) 0)) -}}
+{{- toYaml $one -}}
+{{- end -}}
+
+{{/*
+The Secrets of mode selfSigned as YAML: node-ca, node, operator, webhook-ca, webhook. Leaves are kept unless they end soon,
+were issued for other names, or by another authority. Made once for each rendering, so that all templates agree.
 */}}
 {{- define "leaderlease.selfSigned" -}}
 {{- if not (hasKey .Values "_selfSigned") -}}
@@ -171,18 +218,14 @@ end soon are issued anew by the authority that exists. Made once for each render
 {{- $now := now | unixEpoch | int64 -}}
 {{- $result := dict -}}
 {{- range $kind, $leaves := dict "node" (list "node" "operator") "webhook" (list "webhook") -}}
-{{- $kept := lookup "v1" "Secret" $.Release.Namespace (printf "%s-%s-ca" $prefix $kind) | default dict -}}
-{{- $ca := dict -}}
-{{- $isNew := not (hasKey ($kept.data | default dict) "tls.key") -}}
-{{- if $isNew -}}
-{{- $ca = genCA (printf "leaderlease-%s-ca" $kind) (int $own.caDays) -}}
-{{- else -}}
-{{- $ca = buildCustomCert (index $kept.data "tls.crt") (index $kept.data "tls.key") -}}
-{{- end -}}
-{{- $_ := set $result (printf "%s-ca" $kind) (dict "crt" $ca.Cert "key" $ca.Key "ca" $ca.Cert "end" "") -}}
+{{- $authority := include "leaderlease.authority" (dict "kind" $kind "now" $now "root" $) | fromYaml -}}
+{{- $_ := set $result (printf "%s-ca" $kind) $authority -}}
+{{- $ca := buildCustomCert (b64enc $authority.crt) (b64enc $authority.key) -}}
+{{- $issuer := $authority.crt | trim | sha256sum -}}
 {{- range $leaf := $leaves -}}
 {{- $old := lookup "v1" "Secret" $.Release.Namespace (printf "%s-%s-tls" $prefix $leaf) | default dict -}}
-{{- $end := dig "metadata" "annotations" "leaderlease.dev/ends-at" "0" $old | int64 -}}
+{{- $notes := dig "metadata" "annotations" dict $old | default dict -}}
+{{- $end := dig "leaderlease.dev/ends-at" "0" $notes | int64 -}}
 {{- $names := list -}}
 {{- if eq $leaf "operator" -}}
 {{- $names = list (include "leaderlease.operator" $) -}}
@@ -192,13 +235,15 @@ end soon are issued anew by the authority that exists. Made once for each render
 {{- end -}}
 {{- end -}}
 {{- $wanted := join "," $names | sha256sum -}}
-{{- $isKept := and (not $isNew) (hasKey ($old.data | default dict) "tls.key") (eq $wanted (dig "metadata" "annotations" "leaderlease.dev/names" "" $old)) (gt $end (add $now (mul 86400 (int $own.renewBeforeDays)))) -}}
+{{- $isOurs := and (hasKey ($old.data | default dict) "tls.key") (eq $issuer (dig "leaderlease.dev/issuer" (ternary $issuer "" (empty $authority.previous)) $notes)) -}}
+{{- $isKept := and $isOurs (eq $wanted (dig "leaderlease.dev/names" "" $notes)) (gt $end (add $now (mul 86400 (int $own.renewBeforeDays)))) -}}
+{{- $one := dict "ca" $authority.ca "end" (toString $end) "names" $wanted "issuer" $issuer -}}
 {{- if $isKept -}}
-{{- $_ := set $result $leaf (dict "crt" (index $old.data "tls.crt" | b64dec) "key" (index $old.data "tls.key" | b64dec) "ca" $ca.Cert "end" (toString $end) "names" $wanted) -}}
+{{- $_ := set $result $leaf (merge $one (dict "crt" (index $old.data "tls.crt" | b64dec) "key" (index $old.data "tls.key" | b64dec))) -}}
 {{- else -}}
 {{- $addresses := ternary (list "127.0.0.1") (list) (eq $leaf "node") -}}
 {{- $cert := genSignedCert (printf "leaderlease-%s" $leaf) $addresses $names (int $own.certDays) $ca -}}
-{{- $_ := set $result $leaf (dict "crt" $cert.Cert "key" $cert.Key "ca" $ca.Cert "end" (add $now (mul 86400 (int $own.certDays)) | toString) "names" $wanted) -}}
+{{- $_ := set $result $leaf (merge (dict "end" (add $now (mul 86400 (int $own.certDays)) | toString)) $one (dict "crt" $cert.Cert "key" $cert.Key)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -6,6 +6,7 @@ session stays where it is until that node fails it, then goes on to the next.
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -34,6 +35,8 @@ WRITE_BUFFER_MAX: Final = 8 << 20
 CLOSE_TIMEOUT_S: Final = 1.0
 """How long closing waits for the connection to end."""
 TIMER_MAX_S: Final = 3_600.0
+
+logger = logging.getLogger("leaderlease.session")
 
 
 class _Link(asyncio.Protocol):
@@ -234,6 +237,7 @@ class Session:
     def _handle(self, event: Event) -> None:
         match event:
             case Ready():
+                logger.info("connected to %s", self.endpoint)
                 self._reasons.clear()
                 self._tell_first(True)
             case Ended():
@@ -287,7 +291,10 @@ class Session:
         while True:
             began = loop.time()
             endpoint = self.endpoints[self._at]
-            self._reasons[endpoint] = await self._connect(endpoint)
+            reason = await self._connect(endpoint)
+            if self._reasons.get(endpoint) != reason:
+                logger.info("%s: %s", endpoint, reason)
+            self._reasons[endpoint] = reason
             self._at = (self._at + 1) % len(self.endpoints)
             failures = 1 if (loop.time() - began) * 1000 > STABLE_MS + CONNECT_TIMEOUT_MS else failures + 1
             if failures % len(self.endpoints) == 0:
