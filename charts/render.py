@@ -42,6 +42,7 @@ RANGES: Final = {
     r".*(bootstrapTimeoutSeconds|terminationGracePeriodSeconds|periodSeconds|failureThreshold)": (1, 3_600),
     r".*timeoutSeconds": (1, 60),
     r".*Days": (1, 36_500),
+    r".*Hours": (1, 8_760),
     r".*": (0, 3_600),
 }
 PATTERNS: Final = {

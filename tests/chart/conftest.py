@@ -97,12 +97,22 @@ class Helm:
         path.write_text(json.dumps(values or {}))
         # Helm's own directories, so that nothing of the person who runs the tests is read or written.
         environ = {"PATH": "", "HELM_CACHE_HOME": str(self._home), "HELM_CONFIG_HOME": str(self._home)}
-        command = [str(shutil.which("helm")), *arguments, "--kube-version", KUBE_VERSION, "--values", str(path)]
+        command = [str(shutil.which("helm")), *arguments, "--values", str(path)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environ)
+
+    def upgrade(self, api: ApiServer, name: str, namespace: str, values: Mapping[str, Any]) -> None:
+        """Install a release at an API server, or upgrade it; nobody waits for pods, which no one would start."""
+        where = ("--namespace", namespace, "--kubeconfig", str(api.kubeconfig))
+        found = self.run("upgrade", "--install", name, str(CHART), *where, values=values)
+        assert found.returncode == 0, found.stderr
+
+    def _template(self, values: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+        where = ("--namespace", NAMESPACE, "--kube-version", KUBE_VERSION)
+        return self.run("template", "leaderlease", str(CHART), *where, values=values)
 
     def text(self, values: Mapping[str, Any]) -> str:
         """Return what the chart renders to."""
-        found = self.run("template", "leaderlease", str(CHART), "--namespace", NAMESPACE, values=values)
+        found = self._template(values)
         assert found.returncode == 0, found.stderr
         return found.stdout
 
@@ -114,7 +124,7 @@ class Helm:
 
     def error(self, values: Mapping[str, Any]) -> str:
         """Return what Helm says about values that it must refuse."""
-        found = self.run("template", "leaderlease", str(CHART), "--namespace", NAMESPACE, values=values)
+        found = self._template(values)
         assert found.returncode != 0, "these values were taken"
         return found.stderr
 
