@@ -1,11 +1,14 @@
-"""What the simulator found, as directed traces: each was a seed first (``tests/sim/seeds.py``)."""
+"""What the simulator and chaos found, as directed traces: each was a seed first (``tests/sim/seeds.py``)."""
+
+import pytest
 
 from leaderlease.node.learner import Watch
 from leaderlease.node.peers import Directory
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Holder, Value
+from leaderlease.paxos.messages import Prepare
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
-from leaderlease.wire.session import Done, Granted, Hello, Transition
+from leaderlease.wire.session import Done, Granted, Hello, KeptAlive, Lost, Transition
 from support.nodes import NAME, Cluster
 
 ALICE, BOB = Holder("alice", "", "a" * 32), Holder("bob", "", "b" * 32)
@@ -84,3 +87,39 @@ def test_a_watch_that_goes_on_at_a_restarted_node_says_where_it_has_missed_a_ter
     seen: list[Transition] = []
     learner.subscribe(Watch(1, NAME, True, seen.append), 1)
     assert [(transition.kind, transition.term, transition.holder) for transition in seen] == [("resync", 2, None)]
+
+
+@pytest.mark.parametrize("duration_ms", [1_000, None], ids=["ends", "never"])
+def test_an_attempt_for_a_connection_that_is_gone_takes_no_lease_from_its_holder(duration_ms: int | None) -> None:
+    """Node 3 was asked to go on for Alice, and is done when node 2 serves her: her lease stays, and she hears nothing.
+
+    Chaos, seed 868: a lock without end was lost to this, and nobody could release it any more.
+    """
+    cluster = Cluster()
+    first, late, last = cluster[1].client(), cluster[3].client(), cluster[2].client()
+    first.acquire(ALICE, duration_ms=duration_ms)
+    cluster.run(20)
+    first.cut()
+    cluster.holds = lambda source, target, message: source == "3" and isinstance(message, Prepare)
+    late.acquire(ALICE, duration_ms=duration_ms, goes_on=1)
+    cluster.run(20)
+    late.cut()
+    last.acquire(ALICE, duration_ms=duration_ms, goes_on=1)
+    cluster.run(20)
+    assert [granted.term for granted in last.got(Granted)] == [1]
+    cluster.let_through()
+    cluster.run(20)
+    assert cluster[1].register().accepted.member == "3", "the late attempt has a higher ballot, and was chosen"
+    for _ in range(20):
+        last.keepalive()
+        cluster.run(100)
+    assert not last.got(Lost)
+    assert not last.got(KeptAlive)[-1].failed
+    assert cluster[1].holder() == "alice"
+    last.release(ALICE)
+    cluster.run(20)
+    assert last.got(Done)
+    bob = cluster[1].client()
+    bob.acquire(BOB, duration_ms=duration_ms)
+    cluster.run(2_000)
+    assert [granted.term for granted in bob.got(Granted)] == [2]

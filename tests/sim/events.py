@@ -58,7 +58,6 @@ EVENTS = (
     "a value of a minority completed",
     "a value of a minority counted as a term",
     "timers stopped by a release",
-    "lost: another node serves it now",
     "lost: another holder has it",
     # Disks.
     "crash between fsync and reply",
@@ -84,6 +83,7 @@ EVENTS = (
     "a disk was rolled back",
     "refused by a member",
     "a node left in order",
+    "a stranger was turned away",
     "a roll-out ended",
     "a lease was held through a whole roll-out",
     "a node was sent what it had missed",
@@ -91,6 +91,7 @@ EVENTS = (
     "message lost",
     "message doubled",
     "message overtook another",
+    "a bit flipped on the way",
     "a message over a slow link",
     "said on a link that is cut one way",
     "peer dropped for its silence",

@@ -106,12 +106,18 @@ class Client:
         self.node.sessions.receive(self.session, message)
 
     def acquire(
-        self, who: Holder, *, is_waiting: bool = True, duration_ms: int | None = 1_000, name: str = NAME
+        self,
+        who: Holder,
+        *,
+        is_waiting: bool = True,
+        duration_ms: int | None = 1_000,
+        name: str = NAME,
+        goes_on: int = 0,
     ) -> int:
-        """Ask for the lease; return the request's number."""
+        """Ask for the lease, or to go on with a term; return the request's number."""
         request = next(self._request)
         self._seq += 1
-        self.tell(wire.AcquireRequest(request, self._seq, name, who, duration_ms, is_waiting))
+        self.tell(wire.AcquireRequest(request, self._seq, name, who, duration_ms, is_waiting, goes_on))
         return request
 
     def release(self, who: Holder, successor: str = "", name: str = NAME) -> None:

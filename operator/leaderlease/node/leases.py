@@ -347,8 +347,12 @@ class Leases:
             self._vacancies.take(home)
         held = home.held
         if held is not None and held.ballot < message.ballot:
-            if message.value.nonce == held.holder.nonce:
-                self.lose(home, "another node serves it now")
+            if message.value == held.value:
+                # Perhaps its holder went to another node, perhaps that node's attempt was for a connection that is
+                # gone: only a keepalive of this session tells, and it takes the lease back where need be (R1).
+                held.take_over_until_ms = 0
+            elif message.value.nonce == held.holder.nonce:
+                self.lose(home, "its term has ended")
             else:
                 self.lose(home, "another holder has it" if message.value.holder else "it was revoked")
         if message.value.holder is None:
