@@ -61,3 +61,11 @@ def test_a_nonce_that_believes_again_is_drawn_twice() -> None:
     """The checkers refuse such a history; the picture shows it."""
     again = event(Kind.RENEWED, 3000, "a", 1, 3400)
     assert [(one.since_ms, one.until_ms) for one in beliefs([*GOOD[:3], again])] == [(1000, 2200), (3000, 3400)]
+
+
+def test_an_excerpt_is_the_busiest_part() -> None:
+    """It has as many seconds as asked for, and the same rows."""
+    whole = Picture("all", GOOD, [Track(LEASE, "alice", {"a"})], [Span("node killed", ["node 0"], 2100, 2900)], 0, 9000)
+    part = whole.excerpt(1.0)
+    assert (part.begin_ms, part.end_ms) == (1600, 2600)
+    assert len(parts(part.draw(), "down")) == 2  # one of them in the legend

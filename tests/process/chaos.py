@@ -43,15 +43,14 @@ FIVE_NODES = 0.25
 """The share of runs with five nodes; the others have three."""
 AT_ONCE = {3: (1, 2, 3), 5: (2, 3, 4)}
 """How many faults last at the same time at most, for so many nodes; one of these is drawn."""
-PROGRESS_BOUND_MS = 15_000.0
-"""After the faults: nodes start, peers and clients reconnect (silence and back-off, 2 s each), the machine is busy."""
+PROGRESS_BOUND_MS = 30_000.0
+"""After the faults, on top of a duration: nodes start, peers and clients reconnect (silence and back-off, 2 s each); a
+quiet machine needs some 5 s, one that starves processes of a processor for seconds may need all."""
 ALONE_S, ALONE_TRIES = 3.0, 5
 """A kind of fault that has had no effect is tried alone, for so long and so often, before the run fails."""
 OBSERVE_PERIOD_S = 0.05
 DISK_SIZE = "64m"
 OFF_MS = 60_000.0
-STARVED_S = 60.0
-"""Within which every candidate holds again after the faults; three of them share a lease for 2.5 s at most."""
 
 
 @dataclass(frozen=True)
@@ -267,20 +266,16 @@ def observed(field: Field) -> Iterator[list[Observer]]:
 
 
 def wait_for_progress(field: Field) -> float:
-    """Wait until every candidate has held once more, so that none of them starves; return when the wait began."""
+    """Wait until every lease was granted once more, or the bound has passed; return when the wait began."""
     healed_ms = boot_ms()
 
-    def waiting() -> list[Which]:
-        believed = {event.nonce for event in field.quorum.history() if is_later(event)}
-        return [which for which, lives in field.holders.items() if not believed & nonces(lives[-1:])]
+    def waited_for() -> set[str]:
+        events = field.quorum.history()
+        return LEASES.keys() - {e.lease for e in events if e.kind is facts.Kind.BELIEVE and e.at_ms > healed_ms}
 
-    def is_later(event: Event) -> bool:
-        return event.kind is facts.Kind.BELIEVE and event.at_ms > healed_ms
-
-    with suppress(AssertionError):
-        until(lambda: not waiting(), "every candidate has held", STARVED_S)
-    starving = waiting()
-    assert not starving, f"progress: {starving} have not held within {STARVED_S:g} s after the faults"
+    with suppress(AssertionError):  # for the checker to say
+        until(lambda: not waited_for(), "every lease is held again", PROGRESS_BOUND_MS / 1000 + 5)
+    print(f"{(boot_ms() - healed_ms) / 1000:.1f} s after the faults these are not held again: {waited_for() or 'none'}")
     return healed_ms
 
 
@@ -317,5 +312,5 @@ def picture(title: str, field: Field, history: Sequence[Event], spans: Sequence[
     tracks += [Track(lease, "keeps it", found) for lease, found in others.items() if lease == LOCK]
     tracks.sort(key=lambda track: [*LEASES, LOCK].index(track.lease))
     times = [event.at_ms for event in history] or [boot_ms()]
-    notes = {lease: f"lease of {duration}" for lease, duration in {**LEASES, LOCK: "no end"}.items()}
-    return Picture(title, history, tracks, spans, min(times), max(times), notes)
+    notes = {lease: f"ends {duration} after its last renewal" for lease, duration in LEASES.items()}
+    return Picture(title, history, tracks, spans, min(times), max(times), {**notes, LOCK: "never ends"})

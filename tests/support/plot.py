@@ -4,8 +4,9 @@ Above are the faults, a row for each thing that broke; below a row for each cand
 coloured by term. Two bars of one lease at the same instant are what must never be; the picture marks them by itself.
 """
 
+from bisect import bisect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from xml.sax.saxutils import escape
 
 from support.checkers.belief import Interval
@@ -78,8 +79,8 @@ class Picture:
     begin_ms: float
     end_ms: float
     notes: dict[str, str] = field(default_factory=dict)
-    _parts: list[str] = field(default_factory=list)
-    _y: float = HEAD
+    _parts: list[str] = field(default_factory=list, init=False)
+    _y: float = field(default=HEAD, init=False)
 
     def draw(self) -> str:
         """Return the SVG."""
@@ -100,6 +101,19 @@ class Picture:
             *self._legend(),
         ]
         return "\n".join([*head, *self._parts, "</svg>", ""])
+
+    def excerpt(self, seconds: float) -> "Picture":
+        """Return the part of so many seconds in which most began."""
+        grants = [event.at_ms for event in self.history if event.kind is Kind.BELIEVE]
+        began = sorted([*grants, *(span.begin_ms for span in self.spans)])
+        last_ms = max(self.begin_ms, self.end_ms - 1000 * seconds)
+        starts = [at_ms - 500 for at_ms in began if self.begin_ms <= at_ms - 500 <= last_ms] or [self.begin_ms]
+
+        def count(start_ms: float) -> int:
+            return bisect(began, start_ms + 1000 * seconds) - bisect(began, start_ms)
+
+        start_ms = max(starts, key=count)
+        return replace(self, begin_ms=start_ms, end_ms=start_ms + 1000 * seconds)
 
     # --- rows ------------------------------------------------------------------------------------------------
 
