@@ -170,6 +170,20 @@ def test_declared_lease_admits_whom_it_names(ask: Cli, endpoints: str) -> None:
     assert json.loads(ask("withdraw", "ops/a", "-o", "json").out) == {"name": "ops/a", "generation": 2}
 
 
+def test_preference_and_deadline_are_declared(ask: Cli, endpoints: str) -> None:
+    """They reach the quorum, and the next declaration takes them back."""
+    options = ["--renew-deadline", "1s", "--retry-period", "200ms", "--preference", "ordinal", "--no-failback", "24h"]
+    ran = ask("declare", "ops/c", *options)
+    assert "renew deadline 1s, retry period 200ms, preference Ordinal, no failback 24h, Active" in ran.out
+    with blocking.connect(endpoints) as client:
+        declared = client.declared("ops/c")["ops/c"]
+        assert (declared.renew_deadline_ms, declared.retry_period_ms) == (1_000, 200)
+        assert (declared.preference, declared.no_failback_ms) == ("Ordinal", 86_400_000)
+        with client.acquire("ops/c", "pod-0") as lease:
+            assert lease.term == 1
+    assert json.loads(ask("declare", "ops/c", "-o", "json").out)["preference"] == "None"
+
+
 def test_mode_is_read_in_any_case(ask: Cli) -> None:
     """`paused` is what people type."""
     assert json.loads(ask("declare", "ops/b", "--mode", "paused", "-o", "json").out)["mode"] == "Paused"
@@ -275,6 +289,10 @@ def test_revoke_leaves_leases_alone_that_expire(ask: Cli) -> None:
         (["declare", NAME, "--lock-delay", "2h"], "lock_delay: '2h' is outside"),
         (["declare", NAME, "--lock-delay", "never"], "lock_delay: cannot be never"),
         (["declare", NAME, "--mode", "Off"], "'Off' is not one of"),
+        (["declare", NAME, "--renew-deadline", "3s"], "renew_deadline: 3000 ms must be at least 50 ms, and shorter"),
+        (["declare", NAME, "--renew-deadline", "10ms"], "renew_deadline: '10ms' is outside [50ms, 1h]"),
+        (["declare", NAME, "--retry-period", "2600ms"], "retry_period: 2600 ms must be at least 10 ms"),
+        (["declare", NAME, "--no-failback", "1h"], "no_failback: 3600000 ms has no effect with preference None"),
         (["release", NAME, "--nonce", "12"], "nonce: '12' must be 32 lower-case hexadecimal digits"),
         (["transfer", NAME, "--wait", "often"], "--wait: 'often' is no duration"),
         (["get", "--timeout", "0"], "--timeout: '0s' is outside [100ms, 1h]"),

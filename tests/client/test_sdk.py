@@ -207,7 +207,7 @@ async def test_release_finds_another_node(quorum: FakeQuorum) -> None:
     async with leaderlease.connect([first.endpoint, second.endpoint]) as client:
         lease = await client.acquire(NAME, "alice")
         first.answers[wire.ReleaseRequest] = lambda connection, _: connection.transport.abort()
-        await lease.release()
+        assert await lease.release()
         assert (await quorum.received(wire.ReleaseRequest, node=second)).nonce == lease.nonce
         assert quorum.lease(NAME).holder is None
 
@@ -221,7 +221,7 @@ async def test_release_without_a_majority(quorum: FakeQuorum) -> None:
         node.answers[wire.ReleaseRequest] = lambda connection, message: connection.push(
             wire.Failed(message.request, "quorum", "1 of 3 nodes answers, 2 are needed")
         )
-        await timed.release()
+        assert not await timed.release()
         assert timed.remaining() == 0
         with pytest.raises(leaderlease.QuorumUnavailable):
             await lock.release()

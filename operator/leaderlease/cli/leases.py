@@ -20,12 +20,14 @@ from leaderlease.errors import (
     NotHolder,
     OutcomeUnknown,
 )
-from leaderlease.paxos.lease import MODES, Holder, format_duration, parse_name
+from leaderlease.paxos.lease import MODES, PREFERENCES, Holder, format_duration, parse_name
 
 if TYPE_CHECKING:
     from leaderlease.client.sdk import Client
     from leaderlease.wire.session import LeaseInfo, Transition
 
+UNSAID: Final = ("0s", PREFERENCES[0])
+"""What a declaration need not say."""
 WAIT_DEFAULT: Final = "30s"
 """How long ``transfer`` waits until somebody else holds."""
 HOLDER_COLUMN: Final = 24
@@ -155,6 +157,14 @@ def verify(name: str, term: int, connection: Connection, output: str) -> None:
               help="Who may hold; repeat it for more. Without it everybody may.")  # fmt: skip
 @click.option("--mode", type=click.Choice(MODES, case_sensitive=False), default="Active", show_default=True,
               help="Paused and ObserveOnly admit nobody new; who holds goes on.")  # fmt: skip
+@click.option("--renew-deadline", default="0s", metavar="TIME",
+              help="A holder stops when no renewal was confirmed for so long; 0s leaves it to the client.")  # fmt: skip
+@click.option("--retry-period", default="0s", metavar="TIME",
+              help="Between two renewals; 0s is a third of the duration, which is the longest.")  # fmt: skip
+@click.option("--preference", type=click.Choice(PREFERENCES, case_sensitive=False), default=PREFERENCES[0],
+              show_default=True, help="Who is first where several could hold.")  # fmt: skip
+@click.option("--no-failback", default="0s", metavar="TIME",
+              help="How long a holder has led before a preferred candidate takes its place.")  # fmt: skip
 @connection_options
 @output_option
 def declare(
@@ -165,6 +175,7 @@ def declare(
     mode: str,
     connection: Connection,
     output: str,
+    **more: str,
 ) -> None:
     """Declare the lease NAME, or change what was declared: all of it, options not given take their defaults.
 
@@ -176,9 +187,8 @@ def declare(
     leaderlease declare shop/migration --duration never --identity alice --identity bob
     """
     parse_name(name)
-    generation = connection.run(
-        lambda client: client.declare(name, duration=duration, lock_delay=lock_delay, identities=identities, mode=mode)
-    )
+    declared: dict[str, Any] = {"duration": duration, "lock_delay": lock_delay, "identities": identities, "mode": mode}
+    generation = connection.run(lambda client: client.declare(name, **declared, **more))
     content: dict[str, Any] = {
         "name": name,
         "generation": generation,
@@ -186,9 +196,12 @@ def declare(
         "lock_delay": lock_delay,
         "identities": list(identities),
         "mode": mode,
+        **more,
     }
     who = ", ".join(identities) if identities else "everybody"
-    text = f"{name} declared: duration {duration}, lock delay {lock_delay}, {mode}, for {who} (generation {generation})"
+    extra = "".join(f", {key.replace('_', ' ')} {value}" for key, value in more.items() if value not in UNSAID)
+    text = f"{name} declared: duration {duration}, lock delay {lock_delay}{extra}, {mode}, for {who}"
+    text += f" (generation {generation})"
     show(output, content, text, [name])
 
 

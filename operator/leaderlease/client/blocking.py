@@ -17,6 +17,7 @@ from leaderlease.client.lease import Denied, Verification
 from leaderlease.client.lease import Lease as AsyncLease
 from leaderlease.client.queries import Duration
 from leaderlease.errors import ConnectionFailed, LeaderLeaseError, LeaseLost
+from leaderlease.paxos.lease import PREFERENCES
 from leaderlease.wire import session as wire
 
 T = TypeVar("T")
@@ -54,9 +55,9 @@ class Lease:
         """As ``leaderlease.Lease.check``, computed in the calling thread."""
         self._inner.check(need)
 
-    def release(self, successor: str = "") -> None:
+    def release(self, successor: str = "") -> bool:
         """As ``leaderlease.Lease.release``."""
-        self._client.release(self, successor=successor)
+        return self._client.release(self, successor=successor)
 
     def __enter__(self) -> Self:
         return self
@@ -181,10 +182,10 @@ class Client:
 
     def release(
         self, lease: Lease | str, *, nonce: str = "", successor: str = "", timeout: float | None = None
-    ) -> None:
+    ) -> bool:
         """As ``leaderlease.Client.release``."""
         inner = lease._inner if isinstance(lease, Lease) else lease
-        self._call(self._inner.release(inner, nonce=nonce, successor=successor, timeout=timeout))
+        return self._call(self._inner.release(inner, nonce=nonce, successor=successor, timeout=timeout))
 
     # --- the rest --------------------------------------------------------------------------------------------
 
@@ -233,15 +234,26 @@ class Client:
         service_accounts: Sequence[str] = (),
         pods: Sequence[str] | None = None,
         source: str = "",
+        renew_deadline: str | int | float = 0,
+        retry_period: str | int | float = 0,
+        preference: str = PREFERENCES[0],
+        no_failback: str | int | float = 0,
     ) -> int:
         """As ``leaderlease.Client.declare``."""
-        who: dict[str, Any] = {
+        spec: dict[str, Any] = {
+            "duration": duration,
+            "lock_delay": lock_delay,
             "identities": identities,
+            "mode": mode,
             "service_accounts": service_accounts,
             "pods": pods,
             "source": source,
+            "renew_deadline": renew_deadline,
+            "retry_period": retry_period,
+            "preference": preference,
+            "no_failback": no_failback,
         }
-        return self._call(self._inner.declare(name, duration=duration, lock_delay=lock_delay, mode=mode, **who))
+        return self._call(self._inner.declare(name, **spec))
 
     def declared(self, prefix: str = "") -> dict[str, wire.Spec]:
         """As ``leaderlease.Client.declared``."""

@@ -149,7 +149,7 @@ class Queries:
             renew_deadline: A holder stops when no renewal was confirmed for so long; 0 leaves it to the client.
             retry_period: Between two renewals; 0 likewise. Both count from the next grant on.
             preference: ``None``, ``Priority``, ``Ordinal`` or ``NewestReplicaSet``: who is first where several could.
-            no_failback: How long a holder must have led before a preferred candidate takes its place; 0 waits for nothing.
+            no_failback: How long a holder must have led before a preferred candidate takes its place; 0 is at once.
 
         Raises: As :meth:`get`, and ConfigError for an argument that cannot work.
         """
