@@ -1,14 +1,16 @@
 """What the simulator and chaos found, as directed traces: each was a seed first (``tests/sim/seeds.py``)."""
 
+import asyncio
+
 import pytest
 
 from leaderlease.node.learner import Watch
-from leaderlease.node.peers import Directory
+from leaderlease.node.peers import Directory, Peers
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Holder, Value
 from leaderlease.paxos.messages import Prepare
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
-from leaderlease.wire.session import Done, Granted, Hello, KeptAlive, Lost, Transition
+from leaderlease.wire.session import Done, Granted, Hello, KeptAlive, Lost, Refused, Transition
 from support.nodes import NAME, Cluster
 
 ALICE, BOB = Holder("alice", "", "a" * 32), Holder("bob", "", "b" * 32)
@@ -123,3 +125,26 @@ def test_an_attempt_for_a_connection_that_is_gone_takes_no_lease_from_its_holder
     bob.acquire(BOB, duration_ms=duration_ms)
     cluster.run(2_000)
     assert [granted.term for granted in bob.got(Granted)] == [2]
+
+
+def test_who_dialled_and_cannot_read_the_answer_may_say_so() -> None:
+    """A frame that broke on the way ends its connection with a refusal; that is no message out of place."""
+
+    async def refuse() -> list[object]:
+        directory, _ = _directory(MemoryDisk("1"))
+        taken: list[object] = []
+        peers = Peers(
+            directory,
+            "1",
+            on_message=lambda member, message: taken.append(message),
+            on_change=lambda member, is_up: None,
+            on_refused=lambda member, refused: None,
+            now_us=lambda: 0,
+            client_tls=None,
+        )
+        connection = peers.accept()
+        connection.member = "2"
+        peers.on_message(connection, Refused("protocol", "a frame of 90 bytes does not match its checksum"))
+        return taken
+
+    assert asyncio.run(refuse()) == []

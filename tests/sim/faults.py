@@ -15,6 +15,7 @@ from sim.actor import Actor
 from sim.disk import DAMAGES
 from sim.engine import Process
 from sim.member import Node
+from sim.stranger import KINDS, Stranger
 
 if TYPE_CHECKING:
     from sim.world import World
@@ -303,11 +304,23 @@ class Faults:
     def _reset(self) -> None:
         self.world.network.reset_one(self.chance.choice)
 
+    def _noise(self) -> None:
+        """Bits flip on the way: a frame that does not match its checksum ends its connection."""
+        network = self.world.network
+        network.noise = self.chance.choice([0.002, 0.01, 0.05])
+        self._for(self._span_ms(), lambda: setattr(network, "noise", 0.0))
+
+    def _stranger(self) -> None:
+        nodes = [node for node in self.world.nodes.values() if not node.process.is_dead]
+        if len(nodes) > 1:
+            target, model = self.chance.sample(nodes, 2)
+            Stranger(self.world, self.chance.choice(KINDS), target, model)
+
     # --- disks ---------------------------------------------------------------------------------------------------
 
     def _slow_disk(self) -> None:
         platter = self.world.platters[self.chance.choice(self.world.plan.node_names)]
-        stall_ms = self.chance.choice([self._span_ms() * 0.6, self._span_ms(), 3_000.0])
+        stall_ms = self.chance.choice([self._span_ms() * 0.6, self._span_ms(), 3_000.0, 6_000.0])
         platter.stalled_until = self.engine.now + stall_ms
         self._for(stall_ms, lambda: setattr(platter, "stalled_until", 0.0))
 

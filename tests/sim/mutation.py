@@ -23,13 +23,10 @@ from mutants.patches import MUTANTS, Mutant  # noqa: E402  (after the path is se
 
 NOT_SIMULATED = (
     "storage/sqlite.py",
-    "storage/rows.py",
     "storage/writer.py",
     "storage/directory.py",
     "node/bootstrap.py",
     "node/node.py",
-    "node/connection.py",
-    "wire/",
 )
 """What the simulator replaces, or never damages: their mutants are for directed tests and real processes."""
 TIMEOUT_S = 900

@@ -120,6 +120,8 @@ class Network:
         self.hosts_down: set[str] = set()
         self.blocked: Counter[tuple[str, str]] = Counter()
         self.slow: dict[tuple[str, str], float] = {}
+        self.noise = 0.0
+        """Share of writes in which a bit flips."""
         self.on_write: Callable[[End, bytes], None] | None = None
 
     def latency_ms(self, source: str, target: str) -> float:
@@ -197,6 +199,8 @@ class Network:
 
     def _fly(self, end: End, data: bytes, *, is_ordered: bool, extra_ms: float = 0.0) -> None:
         other, now = end.other, self.engine.now
+        if self.noise and self.engine.random.random() < self.noise:
+            data = self._flipped(data)
         at = now + extra_ms + self.latency_ms(end.process.host, other.process.host)
         if is_ordered:
             at = end.arrives_at = max(end.arrives_at, at)
@@ -208,6 +212,12 @@ class Network:
                 self.counts["message overtook another"] += 1
             end.arrives_at = max(end.arrives_at, at)
         self.engine.later(at - now, lambda: other.take(data), other.process)
+
+    def _flipped(self, data: bytes) -> bytes:
+        self.counts["a bit flipped on the way"] += 1
+        flipped = bytearray(data)
+        flipped[self.engine.random.randrange(len(data))] ^= 1 << self.engine.random.randrange(8)
+        return bytes(flipped)
 
     def _fly_end(self, end: End) -> None:
         other, now = end.other, self.engine.now

@@ -35,6 +35,8 @@ FAULTS = (
     "old_disk",
     "haste",
     "flap",
+    "stranger",
+    "noise",
 )
 """Every kind of fault; ``faults.py`` has a function for each."""
 DURATIONS_MS = (100, 150, 300, 300, 500, 1_000, 1_000, 2_000, 3_000)

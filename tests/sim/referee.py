@@ -78,6 +78,7 @@ class Referee:
         self._keys: dict[str, _Key] = {}
         self._promised: dict[tuple[str, str], Ballot] = {}
         self._renews: dict[tuple[str, int], Renew] = {}
+        self._specs: dict[tuple[str, int, str], Ballot] = {}
         self._shown: set[tuple[str, str, Ballot]] = set()
         self._believing: dict[str, dict[str, tuple[Actor, Campaign]]] = {}
         self._terms: dict[str, tuple[int, int | None, str]] = {}
@@ -275,6 +276,8 @@ class Referee:
                 self.violated(f"agreement: two values of {message.key} under {ballot}: {before} and {value} (R3)")
             return
         key.accepts[ballot] = value
+        if message.key.startswith(LEASE):
+            self._specs_grow(node, message.key[len(LEASE) :])
         if ballot > key.top:
             self._follows(message.key, key.top_value, value, ballot)
             self._count_adoption(key, ballot, value)
@@ -289,6 +292,14 @@ class Referee:
                 f"agreement: {name}: term {chosen.term} of {chosen.nonce[:8]} was chosen, and {ballot} proposes "
                 f"term {later.term} of {later.nonce[:8]}"
             )
+
+    def _specs_grow(self, node: "Node", name: str) -> None:
+        """What one life of a node knows to be declared never goes back to an older ballot."""
+        known = node.sessions.specs._ballots.get(name, ZERO)
+        life = (node.member, node.storage.identity.incarnation, name)
+        if known < self._specs.get(life, ZERO):
+            self.violated(f"honesty: {node.name} goes back to an older declaration of {name}")
+        self._specs[life] = known
 
     def _count_adoption(self, key: _Key, ballot: Ballot, value: Value) -> None:
         for earlier, theirs in list(key.accepts.items()):
@@ -611,6 +622,22 @@ class Referee:
             }
             for disk in self.world.honest_disks()
         ]
+
+    def check_lives(self) -> None:
+        """Refuse a member that talks to another and has not that one's life on its disk: it may go back (H24)."""
+        living = {node.member: node for node in self.world.nodes.values() if not node.process.is_dead}
+        for node in living.values():
+            if node.storage.queued:
+                continue
+            for uuid, link in node.peers.links.items():
+                peer = living.get(uuid)
+                if peer is None or not link.is_up:
+                    continue
+                life = (peer.storage.identity.incarnation, peer.storage.identity.boot_nonce)
+                if node.disk.peers.get(uuid) != life:
+                    self.violated(
+                        f"durability: {node.name} talks to {peer.name} and has not kept which life it is (R8)"
+                    )
 
     def check_disks(self, name: str | None = None) -> None:
         """Refuse disks of which no majority has what was acknowledged."""

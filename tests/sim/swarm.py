@@ -51,6 +51,9 @@ def run_all(seeds: Iterable[int], until: float = float("inf"), workers: int | No
                 return
             yield seed
 
+    if workers == 1:
+        yield from map(run_seed, wanted())
+        return
     # Fresh interpreters: a run must not depend on what its parent has imported or drawn.
     with get_context("spawn").Pool(workers) as pool:
         pending = []

@@ -160,6 +160,7 @@ class World:
         check_honesty(history)
         self._check_progress(healed_ms, {lease.name: self._patience_ms(lease) for lease in self.plan.leases})
         check_durability(history, self.referee.disks())
+        self.referee.check_lives()
         self.referee.check_disks()
         for name, operations in self.referee.operations.items():
             self.counts["operations"] += len(operations)

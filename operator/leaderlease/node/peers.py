@@ -363,7 +363,10 @@ class Peers:
 
     def on_message(self, connection: Connection, message: Any) -> None:
         """Hand a peer's request, or an answer to one of ours, to the driver."""
-        if connection.member:
+        if isinstance(message, Refused):
+            # It cannot read what we answered, and says so before it closes.
+            connection.close(message.text)
+        elif connection.member:
             self.on_message_from(connection.member, message)
 
     def on_closed(self, connection: Connection, reason: str) -> None:
