@@ -1,7 +1,7 @@
 """Many clients in one pod, each with its own connection, that campaign for many leases. Runs in a pod.
 
 Each line is an ``Event`` of ``support.checkers.history``. A renewal is written down at the moment at which the SDK
-takes it, a stop before its release is sent.
+takes it, a stop before its release is sent. A stop with an end (``until_ms``) was not wanted: the lease was lost.
 """
 
 import asyncio
@@ -70,9 +70,10 @@ async def candidate(client: leaderlease.Client, lease_name: str, me: str, log: L
         try:
             async with asyncio.timeout(random.uniform(*HOLD_S)):
                 await lease.lost.wait()
+            lost_ms = boottime_ms()
         except TimeoutError:
-            pass
-        log.note("unbelieve", lease_name, lease.nonce, lease.term)
+            lost_ms = 0.0
+        log.note("unbelieve", lease_name, lease.nonce, lease.term, lost_ms)
         try:
             await lease.release()
         except LeaderLeaseError:

@@ -2,13 +2,14 @@
 
 import base64
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from support import e2e
-from support.checkers.belief import belief_intervals, check_belief
+from support.checkers.belief import check_belief
 from support.checkers.history import Event, Kind
 from support.checkers.terms import check_tokens
 
@@ -23,6 +24,29 @@ POLL_S = 1.0
 """Between two looks at everything that was written."""
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A time in which nobody led a lease.
+
+    Attributes:
+        is_lost: The holder before had not let go: it died, or its time ran out.
+    """
+
+    length_ms: float
+    is_lost: bool
+
+
+@dataclass(slots=True)
+class Belief:
+    """While a nonce believed; ``is_over`` when it said so, ``is_let_go`` when it wanted that."""
+
+    lease: str
+    since_ms: float
+    until_ms: float
+    is_over: bool = False
+    is_let_go: bool = False
+
+
 @dataclass
 class Crowd:
     """Pods full of clients.
@@ -34,10 +58,11 @@ class Crowd:
     namespace: str
     folder: Path
     _events: dict[Path, list[Event]] = field(default_factory=dict)
+    _beliefs: dict[Path, dict[str, Belief]] = field(default_factory=dict)
     _read: dict[Path, int] = field(default_factory=dict)
 
-    def history(self) -> list[Event]:
-        """Return all events so far; only what is new is read."""
+    def read(self) -> None:
+        """Take what was written since the last call."""
         for path in sorted(self.folder.glob("*.jsonl")):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
@@ -45,31 +70,32 @@ class Crowd:
             whole = data[: data.rfind(b"\n") + 1]
             self._read[path] = self._read.get(path, 0) + len(whole)
             for line in whole.splitlines():
-                fields = json.loads(line)
-                event = Event(**{**fields, "kind": Kind(fields["kind"])})
+                event = _event(line)
                 self._events.setdefault(path, []).append(event)
-        return sorted((event for events in self._events.values() for event in events), key=lambda event: event.at_ms)
+                _follow(self._beliefs.setdefault(path, {}), event)
 
-    def held(self, at_ms: float) -> int:
-        """Return how many leases somebody believed to hold at a time."""
-        held = belief_intervals(self.history())
-        return len({one.lease for one in held if one.since_ms <= at_ms < one.until_ms})
+    def neglected(self, since_ms: float) -> list[str]:
+        """Return the leases that nobody believed to hold at any time from then on."""
+        self.read()
+        beliefs = (one for mine in self._beliefs.values() for one in mine.values())
+        return sorted(set(self._leases()) - {one.lease for one in beliefs if one.until_ms > since_ms})
 
-    def leaderless_ms(self, since_ms: float, until_ms: float) -> list[float]:
-        """Return for how long each lease had no leader within a time, in milliseconds; leases that always had are 0.
+    def gaps(self, since_ms: float, until_ms: float) -> dict[str, list[Gap]]:
+        """Return the times within a time in which a lease had no leader.
 
-        A process that wrote nothing any more was dead from then on, and a dead holder leads nothing.
+        A process that wrote nothing any more was dead from then on, and a dead holder leads nothing. So ask when those
+        who live have had the time to write again, such as those that were cut off.
         """
-        self.history()
-        by_lease: dict[str, list[tuple[float, float]]] = {f"{self.namespace}/l{i}": [] for i in range(LEASES)}
-        for events in self._events.values():
-            last_ms = events[-1].at_ms
+        self.read()
+        held: dict[str, list[tuple[float, float, bool]]] = {lease: [] for lease in self._leases()}
+        for path, beliefs in self._beliefs.items():
+            last_ms = self._events[path][-1].at_ms
             alive_until_ms = last_ms if last_ms < until_ms - SILENT_MS else until_ms
-            for one in belief_intervals(events):
+            for one in beliefs.values():
                 start, end = max(one.since_ms, since_ms), min(one.until_ms, alive_until_ms)
                 if start < end:
-                    by_lease[one.lease].append((start, end))
-        return [until_ms - since_ms - _covered(held) for held in by_lease.values()]
+                    held[one.lease].append((start, end, one.is_let_go))
+        return {lease: _between(times, since_ms, until_ms) for lease, times in held.items()}
 
     def check(self) -> int:
         """Run the checkers; return the number of grants.
@@ -77,18 +103,44 @@ class Crowd:
         Raises:
             Violation: Two nonces believed at one instant, or terms did not rise.
         """
-        history = self.history()
+        self.read()
+        history = [event for events in self._events.values() for event in events]
         check_belief(history)
         check_tokens(history)
         return sum(event.kind == "believe" for event in history)
 
+    def _leases(self) -> list[str]:
+        return [f"{self.namespace}/l{i}" for i in range(LEASES)]
 
-def _covered(held: list[tuple[float, float]]) -> float:
-    total, reached = 0.0, 0.0
-    for start, end in sorted(held):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
+
+def _event(line: bytes) -> Event:
+    fields = json.loads(line)
+    names = {name: sys.intern(fields[name]) for name in ("lease", "nonce")}  # a nonce writes hundreds of lines
+    return Event(**{**fields, **names, "kind": Kind(fields["kind"])})
+
+
+def _follow(beliefs: dict[str, Belief], event: Event) -> None:
+    """Take one event into the beliefs of its process; ``belief_intervals`` judges, this only measures."""
+    mine = beliefs.get(event.nonce)
+    if event.kind is Kind.BELIEVE:
+        beliefs[event.nonce] = Belief(event.lease, event.at_ms, event.until_ms)
+    elif mine is None or mine.is_over:
+        return
+    elif event.kind is Kind.UNBELIEVE:
+        mine.until_ms = min(mine.until_ms, event.at_ms)
+        mine.is_over, mine.is_let_go = True, not event.until_ms
+    else:
+        mine.until_ms = max(mine.until_ms, event.until_ms)
+
+
+def _between(held: list[tuple[float, float, bool]], since_ms: float, until_ms: float) -> list[Gap]:
+    gaps, reached, is_let_go = [], since_ms, True
+    for start, end, is_voluntary in [*sorted(held), (until_ms, until_ms, True)]:
+        if start > reached:
+            gaps.append(Gap(start - reached, not is_let_go))
+        if end >= reached:
+            reached, is_let_go = end, is_voluntary
+    return gaps
 
 
 def gather(namespace: str, folder: Path) -> Crowd:
@@ -99,8 +151,17 @@ def gather(namespace: str, folder: Path) -> Crowd:
     e2e.apply(*_leases(namespace))
     e2e.apply(*_pods(namespace, folder))
     e2e.kubectl("rollout", "status", "statefulset/crowd", "-n", namespace, "--timeout=120s")
-    e2e.until("every lease is held", lambda: crowd.held(e2e.boottime_ms()) == LEASES, 120, POLL_S)
+    until_held(crowd, 120.0)
     return crowd
+
+
+def until_held(crowd: Crowd, timeout_s: float) -> None:
+    """Wait until every lease was held within the last second: at any instant some are handed over."""
+
+    def all_held() -> bool:
+        return not crowd.neglected(e2e.boottime_ms() - 1_000)
+
+    e2e.until("every lease is held", all_held, timeout_s, POLL_S)
 
 
 def _leases(namespace: str) -> Iterator[dict[str, Any]]:
