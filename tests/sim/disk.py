@@ -182,6 +182,8 @@ class Disk(MemoryStorage):
     ) -> None:
         self._engine, self._process, self._platter = engine, process, platter
         self._writing = 0
+        self.on_write: Callable[[], None] | None = None
+        """Called once, in the middle of the next write."""
         super().__init__(disk, self._plan, **kwargs)
 
     def _plan(self, flush: Callable[[], None]) -> None:
@@ -190,8 +192,12 @@ class Disk(MemoryStorage):
 
     def _begin(self) -> None:
         self._writing = min(len(self._queue), BATCH_MAX)
+        takes_ms = self._platter.takes_ms(self._engine)
+        if self.on_write is not None:
+            self._engine.later(takes_ms / 2, self.on_write, self._process)
+            self.on_write = None
         # The kernel finishes a write whether the process runs or not; a crash decides about it by itself.
-        self._engine.later(self._platter.takes_ms(self._engine), self._written)
+        self._engine.later(takes_ms, self._written)
 
     def _written(self) -> None:
         self._is_scheduled = False
@@ -207,6 +213,7 @@ class Disk(MemoryStorage):
 
     def heal(self) -> None:
         """Take back what it was told to do wrong."""
+        self.on_write = None
         self._will_fail = self._will_stick = False
 
     @property

@@ -20,9 +20,7 @@ from sim.stranger import KINDS, Stranger
 if TYPE_CHECKING:
     from sim.world import World
 
-TEAR_EVERY_MS = 0.7
-TEAR_TRIES_MAX = 2_000
-"""How often, and how many times, a disk is looked at for a write that can be torn."""
+ROLLOUT_GAP_MAX_MS = 3_000.0
 
 
 class Faults:
@@ -169,7 +167,7 @@ class Faults:
         if self.world.is_rolling:
             return
         self.world.is_rolling = True
-        gap_ms = self._span_ms() + self.chance.choice([500, 1_500, 3_000])
+        gap_ms = 500.0 + min(self._span_ms(), ROLLOUT_GAP_MAX_MS)
         names = list(self.world.nodes)
         held = self.world.referee.held()
         for position, name in enumerate(names):
@@ -344,19 +342,12 @@ class Faults:
         """What its disk holds is damaged: the next start must find it, and the node stays out."""
         if (name := self._may_lose_a_disk()) is None:
             return
-        if self.chance.random() < 0.3:
-            self._tear(name, TEAR_TRIES_MAX, self.chance)
+        node = self.world.nodes[name]
+        if self.chance.random() < 0.4 and not node.process.is_dead:
+            chance = self.chance
+            node.storage.on_write = lambda: self._damage(name, chance, "half a transaction")
         else:
             self._damage(name, self.chance)
-
-    def _tear(self, name: str, tries: int, chance: random.Random) -> None:
-        """Wait for a write, and leave half of it."""
-        if self.is_over:
-            return
-        if self.world.nodes[name].storage.under_way or not tries:
-            self._damage(name, chance, "half a transaction")
-        else:
-            self.engine.later(TEAR_EVERY_MS, lambda: self._tear(name, tries - 1, chance))
 
     def _damage(self, name: str, chance: random.Random, *kinds: str) -> None:
         node = self.world.nodes[name]

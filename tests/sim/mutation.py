@@ -39,7 +39,7 @@ def verdict(mutant: Mutant, seeds: int) -> str:
         return "not simulated"
     with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
         operator = Path(scratch) / "operator"
-        shutil.copytree(ROOT / "operator", operator, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        shutil.copytree(ROOT / "operator", operator)
         path = operator / "leaderlease" / mutant.file
         text = path.read_text()
         if text.count(mutant.old) != 1:
