@@ -69,6 +69,119 @@ def test_a_new_authority_signs_everything_anew() -> None:
     assert sorted(issue(found)) == ["ll-node-ca", "ll-node-tls", "ll-operator-tls"]
 
 
+HOUR = datetime.timedelta(hours=1)
+OVERLAP = Lifetimes().overlap
+
+
+def ask(found: dict[str, Json | None], kind: str, text: str) -> None:
+    """Annotate the Secret of an authority, as people do."""
+    secret = found[f"ll-{kind}-ca"]
+    assert secret is not None
+    secret["metadata"].setdefault("annotations", {})["leaderlease.dev/rotate"] = text
+
+
+def pem(found: dict[str, Json | None], name: str, key: str) -> bytes:
+    """Return an entry of a Secret."""
+    secret = found[name]
+    assert secret is not None
+    return base64.b64decode(secret["data"].get(key, ""))
+
+
+def trusted(found: dict[str, Json | None], leaf: str) -> list[x509.Certificate]:
+    """Return the authorities that the owner of a leaf is to trust."""
+    return x509.load_pem_x509_certificates(pem(found, f"ll-{leaf}-tls", "ca.crt"))
+
+
+def test_an_authority_is_replaced_in_three_steps() -> None:
+    """It is trusted, then it signs, then the one before goes; each step waits for an overlap, and writes no more."""
+    found: dict[str, Json | None] = {}
+    issue(found)
+    first = pem(found, "ll-node-tls", "tls.crt")
+    [old] = trusted(found, "node")
+    ask(found, "node", "2026-11")
+    assert sorted(issue(found, NOW)) == ["ll-node-ca", "ll-node-tls", "ll-operator-tls"]
+    ask(found, "node", "2026-11")  # the API server keeps what people wrote
+    assert pem(found, "ll-node-tls", "tls.crt") == first
+    [kept, new] = trusted(found, "node")
+    assert (kept, trusted(found, "operator")) == (old, [old, new])
+    assert issue(found, NOW + OVERLAP - HOUR) == {}
+
+    assert sorted(issue(found, NOW + OVERLAP)) == ["ll-node-ca", "ll-node-tls", "ll-operator-tls"]
+    ask(found, "node", "2026-11")
+    leaf = x509.load_pem_x509_certificate(pem(found, "ll-node-tls", "tls.crt"))
+    leaf.verify_directly_issued_by(new)
+    assert trusted(found, "node") == trusted(found, "operator") == [new, old]
+    assert issue(found, NOW + 2 * OVERLAP - HOUR) == {}
+
+    assert sorted(issue(found, NOW + 2 * OVERLAP)) == ["ll-node-ca", "ll-node-tls", "ll-operator-tls"]
+    ask(found, "node", "2026-11")
+    assert x509.load_pem_x509_certificate(pem(found, "ll-node-tls", "tls.crt")) == leaf
+    assert trusted(found, "node") == [new]
+    assert issue(found, NOW + 3 * OVERLAP) == {}
+    assert len(trusted(found, "webhook")) == 1
+
+
+def test_an_authority_that_ends_is_replaced_while_it_outlasts_what_it_signs() -> None:
+    """Nobody has to ask: with 90 days for certificates and two overlaps of a week it begins 104 days before the end."""
+    found: dict[str, Json | None] = {}
+    issue(found)
+    soon = NOW + datetime.timedelta(days=3650) - Lifetimes().authority_renew_before
+    issue(found, soon - DAY)
+    assert issue(found, soon - DAY) == {}
+    assert {"ll-node-ca", "ll-webhook-ca"} <= set(issue(found, soon + DAY))
+    assert len(trusted(found, "node")) == len(trusted(found, "webhook")) == 2
+    issue(found, soon + DAY + OVERLAP)
+    [signs, before] = trusted(found, "node")
+    leaf = x509.load_pem_x509_certificate(pem(found, "ll-node-tls", "tls.crt"))
+    leaf.verify_directly_issued_by(signs)
+    assert leaf.not_valid_after_utc < signs.not_valid_after_utc
+    assert before.not_valid_after_utc > soon + DAY + 2 * OVERLAP
+
+
+def test_an_authority_that_has_ended_waits_for_nothing() -> None:
+    """Whoever comes too late is not made to wait for an overlap of which nobody has anything."""
+    found: dict[str, Json | None] = {}
+    issue(found)
+    late = NOW + datetime.timedelta(days=3651)
+    issue(found, late)
+    issue(found, late)
+    leaf = x509.load_pem_x509_certificate(pem(found, "ll-node-tls", "tls.crt"))
+    leaf.verify_directly_issued_by(trusted(found, "node")[0])
+    assert trusted(found, "node")[0].not_valid_after_utc > late
+
+
+def test_the_api_server_trusts_both_authorities_of_the_webhook() -> None:
+    """Its bundle changes with the Secret, before the webhook shows a certificate of the new one."""
+    found: dict[str, Json | None] = {}
+    issue(found)
+    ask(found, "webhook", "now")
+    actions, bundle = plan_certificates(found, NAMES, "x", "ll", Lifetimes(), NOW)
+    assert len(x509.load_pem_x509_certificates(bundle)) == 2
+    assert [action.body["metadata"]["name"] for action in actions if isinstance(action, Apply)] == [
+        "ll-webhook-ca",
+        "ll-webhook-tls",
+    ]
+
+
+@pytest.mark.parametrize("step", range(4))
+def test_at_each_step_old_and_new_files_trust_each_other(step: int, tmp_path: Path) -> None:
+    """One node has the files of this step, another still those of the step before: both ways they shake hands."""
+    found: dict[str, Json | None] = {}
+    began = NOW - 4 * OVERLAP  # the handshake goes by the real clock
+    issue(found, began)
+    ask(found, "node", "now")
+    states = [dict(found)]
+    for number in range(4):
+        issue(found, began + number * OVERLAP)
+        ask(found, "node", "now")
+        states.append(dict(found))
+    nodes = [state["ll-node-tls"] for state in states[step : step + 2]]
+    files = [_files(node, tmp_path / str(i)) for i, node in enumerate(nodes) if node is not None]
+    for here, there in ((0, 1), (1, 0)):
+        server = server_context(*files[there], require_client=True)
+        assert _handshake(client_context(*files[here]), server)
+
+
 def test_a_secret_with_something_else_is_refused() -> None:
     """Overwriting what somebody put there would be worse than stopping."""
     data = {name: base64.b64encode(b"mine").decode() for name in ("tls.crt", "tls.key")}

@@ -2,11 +2,14 @@
 
 Rule 1: ``on.event`` only. Every other kind of handler makes kopf write to the objects: finalizers, annotations.
 Rule 2: kopf has a thread and a loop of its own, because on its way out it cancels every task of its loop.
+Rule 3: a watch that the API server ends in an error, other than 410, ends kopf. It is started anew, and only if that
+        happens again and again the operator ends.
 """
 
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -22,6 +25,12 @@ CONNECT_TIMEOUT_S: Final = 5
 STOP_TIMEOUT_S: Final = 5.0
 BACKOFF_MAX_S: Final = 2.0
 """The longest pause before a watch is tried again."""
+RESTART_S: Final = 1.0
+"""Pause before kopf is started anew."""
+STEADY_S: Final = 60.0
+"""A run that lasted so long counts as one that went well."""
+FAILURES_MAX: Final = 5
+"""Runs in a row that did not."""
 
 Sink = Callable[[Kind, str | None, Json], None]
 """Called in kopf's thread with (kind, type, object); the type is None in an initial listing."""
@@ -35,7 +44,8 @@ class Watcher:
         sink: Is given every event.
         namespaces: Empty for all.
         pod_selector: Label selector of the pods to be watched; empty for all.
-        on_end: Called in kopf's thread when it ended without being asked to.
+        on_end: Called in kopf's thread when it ended for good, without being asked to.
+        on_gap: Called in kopf's thread when it begins anew.
     """
 
     def __init__(
@@ -45,12 +55,14 @@ class Watcher:
         namespaces: Sequence[str],
         pod_selector: str,
         on_end: Callable[[str], None],
+        on_gap: Callable[[], None],
     ) -> None:
         self._configuration = configuration
         self._sink = sink
         self._namespaces = tuple(namespaces)
         self._pod_selector = pod_selector
         self._on_end = on_end
+        self._on_gap = on_gap
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
 
@@ -70,7 +82,23 @@ class Watcher:
         await asyncio.to_thread(self._thread.join, STOP_TIMEOUT_S)
 
     def _run(self) -> None:
-        why = "it returned"
+        """Run kopf, and run it anew when it ends (rule 3)."""
+        failures = 0
+        while True:
+            began = time.monotonic()
+            why = self._once()
+            if self._stop.is_set():
+                return
+            failures = failures + 1 if time.monotonic() - began < STEADY_S else 1
+            if failures >= FAILURES_MAX:
+                self._on_end(why)
+                return
+            if self._stop.wait(RESTART_S):
+                return
+            self._on_gap()
+
+    def _once(self) -> str:
+        """Run kopf until it ends; return why it did."""
         try:
             asyncio.run(
                 kopf.operator(
@@ -83,10 +111,10 @@ class Watcher:
                 )
             )
         except Exception as error:
+            # Whatever it is: it is said, and the operator ends if it comes again and again.
             logging.getLogger("leaderlease.operator").exception("kopf ended")
-            why = str(error)
-        if not self._stop.is_set():
-            self._on_end(why)
+            return str(error)
+        return "it returned"
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()

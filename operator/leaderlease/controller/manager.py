@@ -112,6 +112,7 @@ class Manager:
         self.watcher = Watcher(
             *(configuration, self._sink, settings.watch_namespaces, settings.pod_selector),
             self._on_watcher_end,
+            self._on_watcher_restart,
         )
         self.metrics.gauges(self._gauges)
         self.metrics.certificates(self.certificates)
@@ -152,6 +153,10 @@ class Manager:
     def _on_watcher_end(self, why: str) -> None:
         """Take note that kopf is gone; called in its thread."""
         self._loop.call_soon_threadsafe(self._end, f"kopf ended: {why}")
+
+    def _on_watcher_restart(self) -> None:
+        """Take note that kopf begins anew; called in its thread."""
+        self._loop.call_soon_threadsafe(self._suspect_gap)
 
     def _end(self, why: str) -> None:
         if not self._ended.done():
