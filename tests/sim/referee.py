@@ -336,9 +336,9 @@ class Referee:
                     self._follows(record.key, value, theirs, later)
             key.top, key.top_value = ballot, value
             key.duel.clear()
+            # Not the acknowledgements: an earlier ballot may get its last one after a later ballot was chosen.
             for old in [b for b in key.accepts if b < ballot]:
                 del key.accepts[old]
-                key.acks.pop(old, None)
 
     def _chosen(self, node: "Node", message: Chosen) -> None:
         value = message.value
