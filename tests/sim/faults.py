@@ -352,13 +352,12 @@ class Faults:
     def _damage(self, name: str, chance: random.Random, *kinds: str) -> None:
         node = self.world.nodes[name]
         disk, under_way = self.world.disks[name], [] if node.process.is_dead else node.storage.under_way
-        if not any(
-            disk.hurt(kind, under_way, chance) for kind in [*kinds, *(chance.choice(DAMAGES) for _ in range(5))]
-        ):
+        node.die("its machine has lost power over its disk", is_silent=True, loses_write=True)
+        tried = [*kinds, *(chance.choice(DAMAGES) for _ in range(5))]
+        if any(disk.hurt(kind, under_way, chance) for kind in tried):
+            self.engine.say(name, f"its disk is damaged: {disk.damage}")
+        else:
             self.world.lost_disks.discard(name)
-            return
-        self.engine.say(name, f"its disk is damaged: {disk.damage}")
-        node.die("its machine has lost power over a damaged disk", is_silent=True)
 
     def _old_disk(self) -> None:
         """Its disk goes back to what it was some lives ago: its peers must not listen to it."""

@@ -226,8 +226,8 @@ class Node:
 
     # --- how it ends ---------------------------------------------------------------------------------------------
 
-    def die(self, how: str, *, is_silent: bool = False) -> None:
-        """End this life now, between two events; whether a write that is under way gets through is chance."""
+    def die(self, how: str, *, is_silent: bool = False, loses_write: bool = False) -> None:
+        """End this life now, between two events; whether a write that is under way gets through is chance, or not."""
         process = self.process
         if process.is_dead:
             return
@@ -236,7 +236,7 @@ class Node:
             self.counts["crash between fsync and reply"] += 1
         under_way = len(self.storage.under_way)
         if self.storage.queued:
-            batches = int(bool(under_way) and self.engine.random.random() < 0.4)
+            batches = int(bool(under_way) and not loses_write and self.engine.random.random() < 0.4)
             self.counts["crash with a write that got through" if batches else "crash that lost a write"] += 1
             if batches and self.storage.queued > under_way:
                 self.counts["crash between two writes, the first got through"] += 1
