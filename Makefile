@@ -88,6 +88,13 @@ model: $(DEV) ## Check the TLA+ model: the rules in every state, each rule left 
 	PYTHON=$(BIN)/python spec/fetch-tla2tools
 	LEADERLEASE_REQUIRE=model $(BIN)/python -m pytest -s tests/model
 
+CHECK ?= three ballots in time
+
+.PHONY: model-check
+model-check: $(DEV) ## Run one large model, or one rule left out with its counterexample: CHECK=noguard (docs/model.md)
+	PYTHON=$(BIN)/python spec/fetch-tla2tools
+	$(BIN)/python tests/model/by_hand.py '$(CHECK)'
+
 .PHONY: lint
 lint: $(DEV) ## Check style, types and the import layers
 	$(BIN)/ruff check .

@@ -100,7 +100,7 @@ ValueUnder(b) == (CHOOSE m \in p2 : m.b = b).v
 \* R1: a durably accepted ballot of another nonce, above ours and below the asking one.
 Evidence(a, b) ==
     \/ /\ ~M("noseen")
-       /\ \E k \in 1..(b - 1) :
+       /\ \E k \in (IF M("seenabove") THEN Ballots ELSE 1..(b - 1)) :
             /\ acks[k] # {}
             /\ IF M("seenlower") THEN k # ab[a] ELSE k > ab[a]
             /\ M("seensame") \/ ValueUnder(k).h # av[a].h
@@ -210,7 +210,7 @@ IsNeverHeld(v) == v.h # 0 /\ IsNever(v.h)
 \* `decide`: what phase 2 may propose for client c, given the highest value seen, and to whom it is granted then.
 Decisions(c, seen) ==
     {IF Same(c, seen.h) THEN [v |-> seen, to |-> c]             \* its own: the same value, the same term
-     ELSE IF IsNeverHeld(seen) THEN [v |-> seen, to |-> 0]      \* section 4: completed for whom it names
+     ELSE IF IsNeverHeld(seen) /\ ~M("replacenever") THEN [v |-> seen, to |-> 0]      \* section 4: completed for whom it names
      ELSE [v |-> [h |-> c, t |-> IF M("sameterm") THEN Max(seen.t, 1) ELSE seen.t + 1], to |-> c]}
     \cup (IF "vacate" \in Steps /\ HasLetGo(c) /\ seen.h = c
           THEN {[v |-> [h |-> 0, t |-> IF M("tombstone") THEN 0 ELSE seen.t], to |-> 0]} ELSE {})
@@ -296,7 +296,7 @@ CopyTo(a) ==
         /\ \A x \in S : ep[x] >= (IF Mut \cap {"copyearly", "nojoint"} # {} THEN 1 ELSE 2)
         /\ LET x == CHOOSE y \in S : \A z \in S : ab[y] >= ab[z]
                p == CHOOSE q \in {prom[y] : y \in S} : \A z \in S : q >= prom[z]
-           IN /\ prom' = [prom EXCEPT ![a] = Max(@, p)]
+           IN /\ prom' = [prom EXCEPT ![a] = IF M("nopromcopy") THEN @ ELSE Max(@, p)]
               /\ IF ab[x] > ab[a]
                  THEN /\ ab' = [ab EXCEPT ![a] = ab[x]]
                       /\ av' = [av EXCEPT ![a] = av[x]]

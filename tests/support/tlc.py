@@ -1,18 +1,21 @@
 """Run TLC, the model checker of TLA+, on the modules in ``spec/``.
 
-By hand: ``python tests/support/tlc.py NAME`` runs one configuration of ``tests/model/configurations.py``.
+By hand: ``python tests/model/by_hand.py NAME`` runs one check of ``tests/model/configurations.py``.
 """
 
 import os
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "spec"
-HEAP = "-Xmx2g"
+SHORT = ("-Xmx2g", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""For seconds to half a minute: what a JVM does to run faster later would cost more than it saves."""
+LONG = ("-Xmx5g", "-XX:+UseParallelGC")
 
 
 def jar() -> Path | None:
@@ -103,18 +106,24 @@ class Result:
     output: str = field(repr=False)
 
 
+def prepare(module: str, configuration: str, work: Path, *, workers: int, options: Sequence[str] = LONG) -> list[str]:
+    """Put what TLC reads into ``work`` and return the command that is to run there."""
+    work.mkdir(parents=True, exist_ok=True)
+    for file in SPEC.glob("*.tla"):
+        shutil.copy(file, work)
+    (work / "run.cfg").write_text(configuration)
+    # A folder of its own: TLC unpacks the standard modules there, and runs at once would take them from each other.
+    command = ["java", *options, f"-Djava.io.tmpdir={work}", "-cp", str(jar()), "tlc2.TLC", "-deadlock", "-fp", "0"]
+    return [*command, "-workers", str(workers), "-metadir", str(work / "states"), "-config", "run.cfg", module]
+
+
 def run(module: str, configuration: str, work: Path, *, timeout_s: float, workers: int = 2) -> Result:
     """Check ``module`` (in ``spec/``, or written into ``work``) and return what TLC says.
 
     Raises:
         subprocess.TimeoutExpired: It took longer than ``timeout_s`` seconds.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    for file in SPEC.glob("*.tla"):
-        shutil.copy(file, work)
-    (work / "run.cfg").write_text(configuration)
-    command = ["java", HEAP, "-XX:+UseParallelGC", "-cp", str(jar()), "tlc2.TLC", "-deadlock"]
-    command += ["-workers", str(workers), "-metadir", str(work / "states"), "-config", "run.cfg", module]
+    command = prepare(module, configuration, work, workers=workers, options=SHORT)
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, timeout=timeout_s, check=False)
     return read(done.stdout + done.stderr)
 
