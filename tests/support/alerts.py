@@ -87,9 +87,9 @@ def reconciles(leases: int, looks: str, result: str = "ok") -> Series:
     }
 
 
-def certificate(days: int) -> Series:
+def certificate(days: int, kind: str = "leaf") -> Series:
     """Return a certificate that ends that long after the epoch, at which the clock of promtool begins."""
-    return {named("certificate_expiry_timestamp_seconds", NODE, kind="leaf"): f"{days * 86400}x100"}
+    return {named("certificate_expiry_timestamp_seconds", NODE, kind=kind): f"{days * 86400}x100"}
 
 
 CASES = [
@@ -164,6 +164,10 @@ CASES = [
          {"it knew again": {named("lease_fresh", LEASE, pod="billing-0"): "0x6 1x20"}}),
     Case("SeriesDropped", "17m", QUORUM, "12 leases of quorum default have no series of their own.",
          nodes("lease_series_dropped", "12x80"), {"all have": nodes("lease_series_dropped", "0x80")}, ("info",)),
+    Case("OperatorDown", "12m", QUORUM, "No replica of the operator of quorum default is seen any more.",
+         nodes("reconcile_is_active", "1x4 _x100", "0x4 _x100"),
+         {"one replica is seen": nodes("reconcile_is_active", "1x4 _x100", "0x100"),
+          "there never was one": nodes("quorum_available", "1x100")}),
     Case("OperatorInactive", "4m", QUORUM, "No replica of the operator of quorum default writes.",
          nodes("reconcile_is_active", "0x20", "0x20"),
          {"one stands by": nodes("reconcile_is_active", "0x20", "1x20")}),
@@ -176,10 +180,16 @@ CASES = [
          {"they succeed": reconciles(3, "0+1x120")}),
     Case("CertificateExpiresSoon", "20m", {**NODE, "kind": "leaf"},
          "The leaf certificate of node-0 ends in 6d 23h 40m 0s.", certificate(7),
-         {"it is renewed in time": certificate(30)}),
+         {"it is renewed in time": certificate(30), "the webhook has its own alert": certificate(7, "webhook")}),
     Case("CertificateExpiresSoon", "10m", {**NODE, "kind": "leaf"},
          "The leaf certificate of node-0 ends in 23h 50m 0s.", certificate(1),
          {"a week is no emergency": certificate(7)}, ("critical",)),
-    Case("CertificateRefused", "7m", NODE, "Node node-0 cannot use its renewed certificate files.",
+    Case("WebhookCertificateExpiresSoon", "20m", {**NODE, "kind": "webhook"},
+         "The webhook certificate of node-0 ends in 6d 23h 40m 0s.", certificate(7, "webhook"),
+         {"it is renewed in time": certificate(30, "webhook"), "it is another certificate": certificate(7)}),
+    Case("WebhookCertificateExpiresSoon", "10m", {**NODE, "kind": "webhook"},
+         "The webhook certificate of node-0 ends in 23h 50m 0s.", certificate(1, "webhook"),
+         {"a week is no emergency": certificate(7, "webhook")}, ("critical",)),
+    Case("CertificateRefused", "7m", NODE, "node-0 cannot use its renewed certificate files.",
          nodes("certificate_refused", "1x40"), {"half-written files, once": nodes("certificate_refused", "1x2 0x40")}),
 ]  # fmt: skip

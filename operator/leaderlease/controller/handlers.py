@@ -2,8 +2,9 @@
 
 Rule 1: ``on.event`` only. Every other kind of handler makes kopf write to the objects: finalizers, annotations.
 Rule 2: kopf has a thread and a loop of its own, because on its way out it cancels every task of its loop.
-Rule 3: a watch that the API server ends in an error, other than 410, ends kopf. It is started anew, and only if that
-        happens again and again the operator ends.
+Rule 3: a watch that the API server ends in an error, other than 410, is gone for good, and kopf goes on without it. So
+        its watches are counted, and kopf is started anew when one is missing. Only if that happens again and again the
+        operator ends.
 """
 
 import asyncio
@@ -25,12 +26,18 @@ CONNECT_TIMEOUT_S: Final = 5
 STOP_TIMEOUT_S: Final = 5.0
 BACKOFF_MAX_S: Final = 2.0
 """The longest pause before a watch is tried again."""
+WATCHDOG_S: Final = 1.0
+"""How often the watches are counted."""
+WATCH_TASKS: Final = "watcher for "
+"""How kopf calls the tasks of its watches; under other names they would not be counted."""
 RESTART_S: Final = 1.0
 """Pause before kopf is started anew."""
 STEADY_S: Final = 60.0
 """A run that lasted so long counts as one that went well."""
 FAILURES_MAX: Final = 5
 """Runs in a row that did not."""
+
+logger = logging.getLogger("leaderlease.operator.watches")
 
 Sink = Callable[[Kind, str | None, Json], None]
 """Called in kopf's thread with (kind, type, object); the type is None in an initial listing."""
@@ -63,7 +70,7 @@ class Watcher:
         self._pod_selector = pod_selector
         self._on_end = on_end
         self._on_gap = on_gap
-        self._stop = threading.Event()
+        self._stop, self._end = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="kopf", daemon=True)
 
     @property
@@ -79,6 +86,7 @@ class Watcher:
     async def stop(self) -> None:
         """End it."""
         self._stop.set()
+        self._end.set()
         await asyncio.to_thread(self._thread.join, STOP_TIMEOUT_S)
 
     def _run(self) -> None:
@@ -99,22 +107,39 @@ class Watcher:
 
     def _once(self) -> str:
         """Run kopf until it ends; return why it did."""
+        self._end = threading.Event()
         try:
-            asyncio.run(
-                kopf.operator(
-                    registry=self._registry(),
-                    settings=self._settings(),
-                    standalone=True,
-                    clusterwide=not self._namespaces,
-                    namespaces=self._namespaces,
-                    stop_flag=self._stop,
-                )
-            )
+            asyncio.run(self._main(self._end))
         except Exception as error:
             # Whatever it is: it is said, and the operator ends if it comes again and again.
-            logging.getLogger("leaderlease.operator").exception("kopf ended")
+            logger.exception("kopf ended")
             return str(error)
-        return "it returned"
+        return "a watch ended"
+
+    async def _main(self, end: threading.Event) -> None:
+        if self._stop.is_set():
+            return
+        # A callback, and no task: kopf cancels those.
+        asyncio.get_running_loop().call_later(WATCHDOG_S, self._count_watches, end, frozenset())
+        await kopf.operator(
+            registry=self._registry(),
+            settings=self._settings(),
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=end,
+        )
+
+    def _count_watches(self, end: threading.Event, before: frozenset[str]) -> None:
+        """Have kopf end if a watch that there was is not there any more."""
+        tasks = asyncio.all_tasks()
+        now = frozenset(task.get_name() for task in tasks if task.get_name().startswith(WATCH_TASKS))
+        if gone := before - now:
+            if not end.is_set():
+                logger.warning("%s ended: all watches begin anew", ", ".join(sorted(gone)))
+            end.set()
+            return
+        asyncio.get_running_loop().call_later(WATCHDOG_S, self._count_watches, end, now)
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
