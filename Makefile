@@ -12,6 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUNTIME := $(VENV)/.stamp-runtime
 DEV := $(VENV)/.stamp-dev
+MUTATION := $(VENV)/.stamp-mutation
 
 .PHONY: help
 help: ## Show this help
@@ -32,6 +33,10 @@ $(RUNTIME): pyproject.toml | $(BIN)/python
 $(DEV): pyproject.toml | $(BIN)/python
 	$(PIP) install --quiet --editable '.[dev]'
 	@touch $(RUNTIME) $@
+
+$(MUTATION): $(DEV)
+	$(PIP) install --quiet --editable '.[mutation]'
+	@touch $(RUNTIME) $(DEV) $@
 
 .PHONY: venv
 venv: $(DEV) ## Make .venv with everything that development needs
@@ -82,6 +87,18 @@ sim-mutants: $(DEV) ## Leave out one rule at a time: after how many of SEEDS=100
 .PHONY: mutants
 mutants: $(DEV) ## Leave out one rule of the protocol at a time: its directed tests must fail
 	$(BIN)/python tests/mutants/run.py
+
+.PHONY: mutation
+mutation: $(MUTATION) ## Change paxos/ in every small way (FILES=acceptor MINUTES=40): the score, and what no test noticed
+	$(BIN)/python tests/mutants/general.py $(FILES) --minutes $(if $(filter command line,$(origin MINUTES)),$(MINUTES),40)
+
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: $(DEV) ## Send what nobody honest sends for FUZZ_SECONDS=60 a target: frames, messages, HTTP, settings, disks
+	for target in codec messages http_node http_sidecar settings disk; do \
+		$(BIN)/python tests/fuzz/run.py $$target --seconds $(FUZZ_SECONDS) $(if $(FUZZ_SEED),--seed $(FUZZ_SEED)); \
+	done
 
 .PHONY: model
 model: $(DEV) ## Check the TLA+ model: the rules in every state, each rule left out, traces of the code (needs java)

@@ -565,6 +565,18 @@ def test_command_takes_the_authority(tmp_path: Path) -> None:
     ("text", "sentence"),
     [
         ("a: [", "the input is no valid YAML: "),
+        ("a: " + "[" * 5_000, "the input is no valid YAML: "),
+        ("a: 0b_", "the input is no valid YAML: "),
+        ("kind: List\nitems: 5\n", "a List whose items are no list"),
+        ("kind: Pod\nmetadata: 2.5\n", "Pod: Expected `object | null`, got `float` - at `$.metadata`"),
+        (
+            "kind: Pod\nmetadata: {name: a, labels: [x]}\nspec: {containers: [{name: a}]}\n",
+            "Pod: Expected `object | null`, got `array` - at `$.metadata.labels`",
+        ),
+        (
+            "kind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, ports: [80]}]}\n",
+            "Pod default/a: Expected `object`, got `int` - at `$.spec.containers[0].ports[0]`",
+        ),
         ("kind: Deployment\nmetadata: {name: b}\nspec: {}\n", "spec.template.spec.containers is missing"),
         (yaml.safe_dump({**workload("Job"), "spec": {"template": make(port="0")}}), "Job default/billing: annotation "),
     ],

@@ -53,6 +53,8 @@ def test_a_quorum_of_another_installation_is_left_alone() -> None:
     [
         ("kind: Service", "holds no LeaderQuorum"),
         ("[", "no valid YAML"),
+        ("[" * 5_000, "no valid YAML"),
+        ("2020-99-99", "no valid YAML"),
         ("apiVersion: leaderlease.dev/v1alpha1\nkind: LeaderQuorum\nmetadata: {}\nspec: {}", "with a name and a spec"),
         (None, "cannot be read"),
     ],

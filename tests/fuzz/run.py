@@ -87,13 +87,15 @@ def run_blind(name: str, target: Target, seconds: float, seed: int) -> None:
     for sample in target.SAMPLES:
         with reported(name, sample):
             target.one_input(sample)
-    while time.monotonic() < end:
-        data = mutate(randomness, target.SAMPLES)
-        faulthandler.dump_traceback_later(HANG_S, exit=True)
-        with reported(name, data):
-            target.one_input(data)
-        runs += 1
-    faulthandler.cancel_dump_traceback_later()
+    try:
+        while time.monotonic() < end:
+            data = mutate(randomness, target.SAMPLES)
+            faulthandler.dump_traceback_later(HANG_S, exit=True, file=sys.__stderr__)
+            with reported(name, data):
+                target.one_input(data)
+            runs += 1
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     print(f"{name}: {runs} inputs in {seconds:g} s, seed {seed}, blind")
 
 

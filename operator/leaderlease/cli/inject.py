@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
+import msgspec
 import yaml
 
 from leaderlease.client.endpoints import parse_endpoints
@@ -30,6 +31,55 @@ TEMPLATES: Final[dict[str, tuple[str, ...]]] = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
 """Kind -> where its pod is."""
+
+
+class _Named(msgspec.Struct):
+    name: str = ""
+
+
+class _Port(msgspec.Struct, rename="camel"):
+    container_port: int
+    name: str | None = None
+    protocol: str | None = None
+
+
+class _Mount(msgspec.Struct, rename="camel"):
+    mount_path: str
+
+
+class _Container(msgspec.Struct, rename="camel"):
+    name: str
+    ports: list[_Port] | None = None
+    env: list[_Named] | None = None
+    volume_mounts: list[_Mount] | None = None
+
+
+class _PodSpec(msgspec.Struct, rename="camel"):
+    containers: list[_Container]
+    init_containers: list[_Container] | None = None
+    volumes: list[_Named] | None = None
+    termination_grace_period_seconds: int | None = None
+    host_network: bool | None = None
+
+
+class _Metadata(msgspec.Struct, rename="camel"):
+    name: str | None = None
+    generate_name: str | None = None
+    namespace: str | None = None
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+
+
+class _Object(msgspec.Struct):
+    metadata: _Metadata | None = None
+
+
+class _Pod(_Object, kw_only=True):
+    """What is looked at in a pod, in the types that an API server insists on."""
+
+    spec: _PodSpec
+
+
 _DOCUMENT = re.compile(r"^---(?=[ \t\r\n]|\Z)", re.MULTILINE)
 
 
@@ -126,12 +176,15 @@ def _documents(text: str) -> Iterator[str]:
 def _inject_document(text: str, injection: Injection, lease: str, namespace: str) -> tuple[str, list[str]]:
     try:
         body = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"the input is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(body, dict):
         return text, []
     found = []
-    for one in body.get("items") or () if body.get("kind") == "List" else (body,):
+    objects = (body.get("items") or []) if body.get("kind") == "List" else [body]
+    if not isinstance(objects, list):
+        raise ConfigError("the input has a List whose items are no list")
+    for one in objects:
         name = _inject_object(one, injection, lease, namespace)
         found += [name] if name else []
     if not found:
@@ -145,6 +198,7 @@ def _inject_object(body: Any, injection: Injection, lease: str, namespace: str) 
     path = TEMPLATES.get(str(body.get("kind"))) if isinstance(body, dict) else None
     if path is None:
         return ""
+    _check_shape(str(body["kind"]), body, _Object)
     metadata = body.get("metadata") or {}
     where = metadata.get("namespace") or namespace
     name = f"{body['kind']} {where}/{metadata.get('name') or metadata.get('generateName', '?')}"
@@ -153,6 +207,7 @@ def _inject_object(body: Any, injection: Injection, lease: str, namespace: str) 
         parent, pod = pod, (pod.get(key) if isinstance(pod, dict) else None)
     if not isinstance(pod, dict) or not isinstance(pod.get("spec"), dict) or not pod["spec"].get("containers"):
         raise ConfigError(f"{name}: {'.'.join((*path, 'spec', 'containers'))} is missing, so it is no workload")
+    _check_shape(name, pod, _Pod)
     labels = (pod.get("metadata") or {}).get("labels") or {}
     if lease and LABEL_INJECT not in labels:
         pod = {**pod, "metadata": {**(pod.get("metadata") or {}), "labels": {**labels, LABEL_INJECT: lease}}}
@@ -167,6 +222,14 @@ def _inject_object(body: Any, injection: Injection, lease: str, namespace: str) 
     else:
         parent[path[-1]] = injected
     return name
+
+
+def _check_shape(name: str, value: Any, shape: type[_Object]) -> None:
+    """Refuse what an API server would refuse anyhow, before anything of it is used."""
+    try:
+        msgspec.convert(value, shape)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def _read(filename: str) -> str:

@@ -31,7 +31,7 @@ def _read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None
         found = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"--config {path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"--config {path}: no valid TOML: {error}") from error
     settings = {}
     for key, value in found.items():
@@ -39,9 +39,22 @@ def _read_file(ctx: click.Context, parameter: click.Parameter, path: Path | None
         if option is None:
             names = ", ".join(sorted(o.opts[0].removeprefix("--") for o in known.values()))
             raise ConfigError(f"--config {path}: there is no setting {key!r}; there are {names}")
-        settings[option.name] = _one_text(value) if key == "peers" else value
+        settings[option.name] = _checked(path, key, option, _one_text(value) if key == "peers" else value)
     ctx.default_map = settings
     return path
+
+
+def _checked(path: Path, key: str, option: click.Parameter, value: Any) -> Any:
+    """Refuse what click would take for something else, or not survive: TOML has dates, lists and tables, too."""
+    kinds: tuple[type, ...] = (str,)
+    kind = "a text in quotes"
+    if isinstance(option, click.Option) and option.is_flag:
+        kind, kinds = "true or false", (bool, str)
+    elif isinstance(option.type, click.FloatRange):
+        kind, kinds = "a number", (int, float, str)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        raise ConfigError(f"--config {path}: {key}: {str(value)[:80]!r} must be {kind}")
+    return value
 
 
 def _one_text(value: Any) -> Any:

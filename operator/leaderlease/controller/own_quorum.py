@@ -35,7 +35,7 @@ def read_own_quorum(path: Path) -> Json:
             found = yaml.safe_load(file.read(BYTES_MAX))
     except OSError as error:
         raise ConfigError(f"--own-quorum {path}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"--own-quorum {path}: no valid YAML: {error}") from error
     is_quorum = (
         isinstance(found, dict)
