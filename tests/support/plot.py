@@ -105,7 +105,7 @@ class Picture:
     def excerpt(self, seconds: float) -> "Picture":
         """Return the part of so many seconds in which most began."""
         grants = [event.at_ms for event in self.history if event.kind is Kind.BELIEVE]
-        began = sorted([*grants, *(span.begin_ms for span in self.spans)])
+        began = sorted([*grants, *(2 * [span.begin_ms for span in self.spans])])
         last_ms = max(self.begin_ms, self.end_ms - 1000 * seconds)
         starts = [at_ms - 500 for at_ms in began if self.begin_ms <= at_ms - 500 <= last_ms] or [self.begin_ms]
 

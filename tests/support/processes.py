@@ -158,6 +158,14 @@ class Process:
         assert self.popen is not None
         return self.popen.wait(STOP_TIMEOUT_S)
 
+    def starved_ms(self) -> float:
+        """Return for how long its main thread had to wait for a processor in this life; 0 where nobody counts."""
+        assert self.popen is not None
+        try:
+            return int(Path(f"/proc/{self.popen.pid}/schedstat").read_text().split()[1]) / 1e6
+        except (OSError, IndexError):
+            return 0.0
+
     def log_tail(self, lines: int = 15) -> str:
         """Return the end of its output."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
