@@ -13,8 +13,9 @@ import time
 from pathlib import Path
 
 import leaderlease
-from leaderlease.client.campaign import Campaign, Phase
+from leaderlease.client.campaign import Campaign
 from leaderlease.client.clock import Instant
+from leaderlease.client.core import SessionCore
 from leaderlease.errors import LeaderLeaseError
 
 HOLD_S = (5.0, 40.0)
@@ -39,23 +40,35 @@ class Log:
         path = FOLDER / f"{POD}.{UID}.{boottime_ms():.0f}.jsonl"
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
-    def note(self, kind: str, lease: str, nonce: str, term: int, until_ms: float = 0.0) -> None:
-        """Write one event of now."""
-        fields = {"at_ms": boottime_ms(), "kind": kind, "lease": lease, "nonce": nonce, "term": term}
+    def note(
+        self, kind: str, lease: str, nonce: str, term: int, until_ms: float = 0.0, at_ms: float | None = None
+    ) -> None:
+        """Write one event, of now unless told."""
+        fields = {
+            "at_ms": boottime_ms() if at_ms is None else at_ms,
+            "kind": kind,
+            "lease": lease,
+            "nonce": nonce,
+            "term": term,
+        }
         self._file.write(json.dumps({**fields, "until_ms": until_ms}) + "\n")
 
 
 def record_renewals(log: Log) -> None:
-    """Let every change of a belief be written down at the moment at which it is made."""
-    believe = Campaign.believe
+    """Let every change of a belief be written down, as of the reading of the clock that decided that it is in time.
 
-    def recorded(campaign: Campaign, seq: int, basis: Instant) -> None:
-        believe(campaign, seq, basis)
-        if campaign.phase is Phase.HELD and campaign.belief is not None:
+    A busy machine may let this process wait between that reading and the line.
+    """
+    extend = SessionCore._extend
+
+    def recorded(core: SessionCore, campaign: Campaign, seq: int, basis: Instant, now: Instant) -> None:
+        before = campaign.belief
+        extend(core, campaign, seq, basis, now)
+        if campaign.belief is not None and campaign.belief is not before:
             until_ms = campaign.belief.basis.boot_ms + campaign.belief.validity_ms
-            log.note("renewed", campaign.name, campaign.holder.nonce, campaign.term, until_ms)
+            log.note("renewed", campaign.name, campaign.holder.nonce, campaign.term, until_ms, now.boot_ms)
 
-    Campaign.believe = recorded  # type: ignore[method-assign]
+    SessionCore._extend = recorded  # type: ignore[method-assign]
 
 
 async def candidate(client: leaderlease.Client, lease_name: str, me: str, log: Log) -> None:
