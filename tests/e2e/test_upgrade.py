@@ -21,6 +21,8 @@ DEFINITIONS = ("leaderleases.leaderlease.dev", "leaderquorums.leaderlease.dev")
 PARTS_MIN = 5
 """Pods of nodes and operator."""
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @dataclass(frozen=True)
 class Chart:
