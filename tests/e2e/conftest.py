@@ -32,6 +32,7 @@ def images() -> None:
     """Build what is tested, once."""
     lacking = e2e.missing()
     require("e2e", not lacking, lacking)
+    e2e.steady_bridges()
     e2e.build_images()
 
 

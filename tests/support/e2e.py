@@ -102,6 +102,20 @@ def sleep_until(at_ms: float) -> None:
 def fault(*arguments: str) -> None:
     """Have the cluster program do something."""
     run(os.environ[CLUSTER_VARIABLE], *arguments, timeout_s=600)
+    if arguments[:2] == ("node", "start"):
+        steady_bridges()
+
+
+def steady_bridges() -> None:
+    """Give the bridges of pods that live in network namespaces of this machine addresses of their own.
+
+    A bridge without one takes the lowest of its ports. When that pod goes, the address changes, and no other pod of
+    its node reaches its gateway until it asks again: seconds without a network, which no scenario names.
+    """
+    for line in run("ip", "netns", "list").splitlines() if shutil.which("ip") else ():
+        inside = ("ip", "netns", "exec", line.split()[0])
+        for link in json.loads(run(*inside, "ip", "-json", "link", "show", "type", "bridge", is_checked=False) or "[]"):
+            run(*inside, "ip", "link", "set", link["ifname"], "address", link["address"])
 
 
 @contextlib.contextmanager
