@@ -42,7 +42,7 @@ def _take_over_under_way(cluster: Cluster) -> Client:
 
 
 def test_h23_a_take_over_that_outlives_its_connection_releases_nothing() -> None:
-    """Alice lost the connection and not her belief: nobody gets in before her time has run out."""
+    """R6, H17: Alice lost the connection and not her belief: nobody gets in before her time has run out."""
     cluster = Cluster()
     alice = _take_over_under_way(cluster)
     alice.cut()
@@ -90,7 +90,7 @@ def test_h23_a_release_during_a_take_over_frees_the_lease_when_that_has_ended() 
 
 
 def test_a_holder_that_is_silent_is_not_taken_over_without_a_message_of_its_own() -> None:
-    """Its process is paused, the connection stays open: the node does not prolong on its own what nobody asks for.
+    """R6: its process is paused, the connection is open: the node does not prolong on its own what nobody asks for.
 
     A candidate elsewhere has raised the promise, which looks like a lease that must be taken over.
     """
@@ -216,7 +216,7 @@ def test_h16_a_keepalive_counts_once_a_majority_of_members_acknowledged_it_in_th
 
 
 def test_h34_a_keepalive_names_what_a_majority_did_not_acknowledge() -> None:
-    """Two leases, one refused at two members: the answer renews one and names the other, which is taken over."""
+    """R6, H17: two leases, one refused at two members: the answer renews one, names the other, and takes it over."""
     cluster = Cluster()
     alice = _holding(cluster)
     other = "shop/other"
@@ -240,6 +240,25 @@ def test_a_stranger_acknowledges_no_renewal() -> None:
     cluster[1].driver.on_message("9", Renewed(attempt))
     cluster.run(10)
     assert not alice.got(KeptAlive)
+
+
+def test_a_member_that_lacks_the_value_is_sent_it_r2() -> None:
+    """R2, H2: NEED_VALUE at the first renewal; the Accept follows at once, and the next renewal counts there."""
+    cluster = Cluster()
+    cluster.loses = lambda source, target, message: target == "3" and isinstance(message, Accept | Chosen)
+    alice = _holding(cluster)
+    assert cluster[3].holder() == ""
+    cluster.loses = lambda source, target, message: False
+    alice.keepalive()
+    cluster.run()
+    assert cluster[3].holder() == "alice"
+    answers: list[Renewed] = []
+    cluster.loses = lambda source, target, message: (
+        source == "3" and isinstance(message, Renewed) and (answers.append(message) is not None)
+    )
+    alice.keepalive()
+    cluster.run()
+    assert [(answer.nacked, answer.unknown) for answer in answers] == [((), ())]
 
 
 def test_another_epoch_acknowledges_no_renewal() -> None:
@@ -289,7 +308,7 @@ def test_waiting_candidates_outlast_the_loss_of_the_quorum() -> None:
 
 
 def test_a_read_that_comes_back_late_does_not_undo_a_newer_declaration() -> None:
-    """The newer one was installed here while the read was under way."""
+    """H21: the newer one was installed here while the read was under way."""
     cluster = Cluster()
     outcomes: list[object] = []
     first, second = Spec(1_000), Spec(2_000)
@@ -313,7 +332,7 @@ def test_a_read_that_comes_back_late_does_not_undo_a_newer_declaration() -> None
 
 
 def test_a_watch_says_where_it_has_missed_a_term() -> None:
-    """Node 3 heard of term 1 and then of term 3: its watchers are told to look again."""
+    """H21: node 3 heard of term 1 and then of term 3: its watchers are told to look again."""
     cluster = Cluster()
     alice = _holding(cluster)
     seen: list[Transition] = []
@@ -423,3 +442,18 @@ def test_a_session_that_has_just_come_is_not_sent_away() -> None:
     bob.acquire(BOB)
     cluster.run(500)
     assert bob.got(GoAway)
+
+
+def test_what_one_restarted_member_refuses_is_taken_over_before_another_one_is_lost() -> None:
+    """R5: a restart refuses older ballots. Two keepalives later every member acknowledges, so any one may go."""
+    cluster = Cluster()
+    alice = _holding(cluster)
+    cluster.restart(2)
+    for _ in range(2):
+        alice.keepalive()
+        cluster.run(300)
+    cluster.crash(3)
+    alice.keepalive()
+    cluster.run(300)
+    assert [message.failed for message in alice.got(KeptAlive)] == [(), (), ()]
+    assert not alice.got(Lost)

@@ -4,7 +4,9 @@ Rule 1: a renewal restarts timers and writes nothing. It counts for an item only
         uuid, acknowledged that item in this attempt (R2, R6, H34).
 Rule 2: a client hears one ``KeptAlive`` for each keepalive; what it lists in ``failed`` was not renewed.
 Rule 3: what a majority does not acknowledge is taken over under a higher ballot; a member that lacks a value gets it.
-Rule 4: a node that reaches no majority sends its clients to others, which may: nobody loses a lease, or waits, because
+Rule 4: what a majority acknowledges and one member refuses is taken over as well, a few at a time: a member that was
+        restarted refuses every older ballot (R5), and the loss of another one would make all leases wait.
+Rule 5: a node that reaches no majority sends its clients to others, which may: nobody loses a lease, or waits, because
         the nearest node is the one that was cut off.
 """
 
@@ -25,6 +27,8 @@ ROUND_TIMEOUT_MS: Final = 500
 """After this, a round counts what it has."""
 REPAIRS_MAX: Final = 256
 """Values sent to a member that lacks them, for each answer of it; the next keepalive goes on."""
+MENDS_MAX: Final = 64
+"""Leases taken over in one round for the sake of a minority that refused; the next keepalive goes on."""
 
 
 class Ask:
@@ -49,13 +53,14 @@ class Ask:
 class Round:
     """One Renew: which items, for whom, and what each member said."""
 
-    __slots__ = ("asks", "homes", "is_done", "items", "refused", "timer")
+    __slots__ = ("asks", "homes", "is_done", "items", "nacked", "refused", "timer")
 
     def __init__(self) -> None:
         self.items: list[RenewItem] = []
         self.homes: list[Home] = []
         self.asks: list[tuple[Ask, int, int]] = []
         self.refused: dict[str, frozenset[int]] = {}
+        self.nacked: set[int] = set()
         self.is_done = False
         self.timer: Timer | None = None
 
@@ -127,6 +132,7 @@ class Renewals:
         if round_ is None or message.epoch or origin not in driver.quorum.members:
             return
         round_.refused[origin] = frozenset(message.nacked).union(message.unknown)
+        round_.nacked.update(message.nacked)
         if message.unknown and origin != driver.member:
             self._repair(origin, round_, message.unknown)
         self._weigh(message.attempt, round_)
@@ -150,6 +156,8 @@ class Renewals:
         if not round_.is_done:
             self._judge(round_)
             self._finish(round_)
+        for position in sorted(round_.nacked)[:MENDS_MAX]:
+            self._take_over(round_, position)
 
     def _judge(self, round_: Round) -> None:
         """Look at each item alone: some were refused somewhere, or too few members answered."""
@@ -164,12 +172,15 @@ class Renewals:
                 if driver.quorum.is_met(yes):
                     stats.renewals += 1
                     continue
-                home = round_.homes[position]
-                ask.failed.append(home.name)
+                ask.failed.append(round_.homes[position].name)
                 stats.renew_failures["refused" if is_answered else "quorum"] += 1
-                held = home.held
-                if is_answered and held is not None and held.item is round_.items[position]:
-                    self._leases.take_over(home)
+                if is_answered:
+                    self._take_over(round_, position)
+
+    def _take_over(self, round_: Round, position: int) -> None:
+        home = round_.homes[position] if position < len(round_.homes) else None
+        if home is not None and home.held is not None and home.held.item is round_.items[position]:
+            self._leases.take_over(home)
 
     def _finish(self, round_: Round) -> None:
         round_.is_done = True
