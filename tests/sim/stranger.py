@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from leaderlease.errors import RemoteProtocolError
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.messages import Prepare
 from leaderlease.wire.codec import PEER
@@ -46,7 +47,12 @@ class Stranger:
 
     def data_received(self, data: bytes) -> None:
         """Only a refusal is right."""
-        for message in self._decoder.feed(data):
+        try:
+            messages = self._decoder.feed(data)
+        except RemoteProtocolError:
+            # A bit has flipped on the way.
+            return
+        for message in messages:
             if isinstance(message, Hello):
                 self._world.referee.violated(f"honesty: {self._target.name} talks to a stranger: {self._kind} (R8)")
             self._world.counts["a stranger was turned away"] += 1
