@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from leaderlease.cli.local import LocalQuorum
+from leaderlease.client.blocking import Client, connect
 from support.apiserver import ApiServer, binary
 from support.levels import require
+from support.mirror import QUORUM, World, serving, start
+from support.operators import Replica, eventually
 
 ROOT = Path(__file__).parents[2]
 CRDS = sorted((ROOT / "manifests" / "crd").glob("*.yaml"))
@@ -52,3 +56,41 @@ def namespace(api: ApiServer) -> str:
     name = f"shop-{next(_numbers)}"
     api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}, "/api/v1/namespaces")
     return name
+
+
+@pytest.fixture(scope="module")
+def quorum(tmp_path_factory: pytest.TempPathFactory, api: ApiServer) -> Iterator[LocalQuorum]:
+    """Three nodes, and the LeaderQuorum that tells of them."""
+    with serving(LocalQuorum(tmp_path_factory.mktemp("quorum"), auto_declare=False), api, QUORUM) as nodes:
+        yield nodes
+
+
+@pytest.fixture
+def replicas(api: ApiServer, quorum: LocalQuorum, tmp_path: Path) -> Iterator[list[Replica]]:
+    """Operator processes of one test; start more with ``start``."""
+    running: list[Replica] = []
+    yield running
+    for replica in running:
+        if replica.process.poll() is None:
+            replica.stop()
+
+
+@pytest.fixture
+def operator(api: ApiServer, replicas: list[Replica], tmp_path: Path) -> Replica:
+    """One replica that writes."""
+    replica = start(api, replicas, tmp_path)
+    eventually("it writes", lambda: replica.is_active)
+    return replica
+
+
+@pytest.fixture
+def client(quorum: LocalQuorum) -> Iterator[Client]:
+    """A client of the quorum."""
+    with connect(quorum.endpoints) as one:
+        yield one
+
+
+@pytest.fixture
+def world(api: ApiServer, namespace: str) -> World:
+    """A fresh namespace."""
+    return World(api, namespace)

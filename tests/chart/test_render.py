@@ -131,7 +131,7 @@ def test_the_quorum_that_the_operator_applies_has_the_nodes_uuid(helm: Helm) -> 
         }
         assert environ["LEADERLEASE_CLUSTER"] == quorum["spec"]["clusterUID"]
         assert environ["LEADERLEASE_BOOTSTRAP"] == "true"
-        assert len(quorum["spec"]["endpoints"]) == 3
+        assert len(quorum["spec"]["endpoints"]) == 4, "the nodes, and the Service"
 
 
 def test_the_webhook_is_asked_about_labelled_pods_alone(helm: Helm) -> None:

@@ -15,11 +15,13 @@ from typing import Any, TypeVar
 from support.apiserver import ApiServer, die_with_parent
 
 POLL_S = 0.05
+PATIENCE_S = 60.0
+"""Bound of a wait on a busy machine; nothing is measured by it."""
 READS = ("get", "list", "watch")
 Found = TypeVar("Found")
 
 
-def eventually(what: str, look: Callable[[], Found], timeout_s: float = 30.0) -> Found:
+def eventually(what: str, look: Callable[[], Found], timeout_s: float = PATIENCE_S) -> Found:
     """Look until there is something true; fail with ``what`` and the latest answer after the time."""
     deadline = time.monotonic() + timeout_s
     while True:
@@ -31,14 +33,16 @@ def eventually(what: str, look: Callable[[], Found], timeout_s: float = 30.0) ->
 
 
 class Replica:
-    """One operator process; ``user`` is who it is for the API server."""
+    """One operator process; ``user`` is who it is for the API server, unless a kubeconfig says another."""
 
-    def __init__(self, api: ApiServer, home: Path, name: str, options: Sequence[str]) -> None:
+    def __init__(
+        self, api: ApiServer, home: Path, name: str, options: Sequence[str], kubeconfig: Path | None = None
+    ) -> None:
         self.name = name
         self.user = f"operator-{name}"
         self.log = home / f"{name}.log"
         self._port = _free_port()
-        kubeconfig = api.write_kubeconfig(home / f"{name}.kubeconfig", self.user, "system:masters")
+        kubeconfig = kubeconfig or api.write_kubeconfig(home / f"{name}.kubeconfig", self.user, "system:masters")
         command = [
             *(sys.executable, "-m", "leaderlease", "operator", "--identity", name, "--kubeconfig", str(kubeconfig)),
             *("--listen-http", f"127.0.0.1:{self._port}", *options),

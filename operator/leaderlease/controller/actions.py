@@ -61,13 +61,19 @@ class Post(msgspec.Struct, frozen=True):
 
 
 class PatchStatus(msgspec.Struct, frozen=True):
-    """Apply a status."""
+    """Apply a status.
+
+    Attributes:
+        version: Of the object that it was made for; another one takes no status of it. Empty applies it to any: the API
+            server does not compare the uid of what only gets a status.
+    """
 
     kind: Kind
     namespace: str
     name: str
     uid: str
     status: Json
+    version: str = ""
 
 
 Action = Declare | Withdraw | Apply | Delete | Label | Annotate | Post | PatchStatus

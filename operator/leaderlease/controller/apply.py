@@ -127,6 +127,8 @@ class Applier:
         metadata = {"name": action.name, "uid": action.uid}
         if action.namespace:
             metadata["namespace"] = action.namespace
+        if action.version:
+            metadata["resourceVersion"] = action.version
         body = {"apiVersion": API_VERSION, "kind": action.kind.name, "metadata": metadata, "status": action.status}
         try:
             self._cache.put(action.kind, await self._api.apply(action.kind, body, "status"))
@@ -142,6 +144,8 @@ class Applier:
         if error.status != CONFLICT or kind is LEADER_QUORUM:
             return error.status == NOT_FOUND
         found = await self._api.get(kind, namespace, name)
+        if found is not None:
+            self._cache.put(kind, found)
         return found is None or found["metadata"]["uid"] != uid
 
 

@@ -141,7 +141,8 @@ def plan(seen: Observed) -> list[Action]:
         pods = {pod.name: pod for pod in (*seen.pods, *((seen.holder_pod,) if seen.holder_pod else ()))}
         actions += [Post(event) for event in events(seen.body, status["history"], pods, seen.now)]
         metadata = seen.body["metadata"]
-        actions.append(PatchStatus(LEADER_LEASE, metadata["namespace"], metadata["name"], metadata["uid"], status))
+        where = (metadata["namespace"], metadata["name"], metadata["uid"])
+        actions.append(PatchStatus(LEADER_LEASE, *where, status, metadata.get("resourceVersion", "")))
     return actions
 
 
