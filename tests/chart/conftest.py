@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from support import certmanager
 from support.apiserver import ApiServer, binary
 from support.levels import require
 
@@ -173,7 +174,8 @@ OTHERS = (
 def _others(one: tuple[str, str]) -> dict[str, Any]:
     group, kind = one
     plural = f"{kind.lower()}s"
-    schema = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    any_fields = {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}
+    schema = certmanager.schema(kind) if kind in certmanager.SPECS else any_fields
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chart.conftest import NAMESPACE, ROOT, VALUES, Helm, kubectl
+from chart.conftest import NAMESPACE, ROOT, VALUES, Helm, kubectl, pick
 from chart.test_render import pods
 from support.apiserver import ApiError, ApiServer
 
@@ -18,6 +18,26 @@ def test_a_real_api_server_takes_the_objects(helm: Helm, api: ApiServer, title: 
     # The definitions were applied by another way, of which kubectl warns.
     warnings = [line for line in told.splitlines() if "Warning" in line and "last-applied-configuration" not in line]
     assert not warnings
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"renewBefore": "2161h"}, "renewBefore must be less than duration"),
+        ({"usages": ["server"]}, "Unsupported value"),
+        ({"subject": {}}, "unknown field"),
+        ({"issuerRef": {"kind": "Issuer"}}, "issuerRef.name"),
+    ],
+)
+def test_a_certificate_that_cert_manager_would_not_take_is_refused(
+    helm: Helm, api: ApiServer, changes: dict[str, Any], told: str
+) -> None:
+    """The check of the certificates above can fail."""
+    certificate = pick(helm.objects("cert-manager"), "Certificate", "-node")
+    body = {**certificate, "spec": {**certificate["spec"], **changes}}
+    path = f"/apis/cert-manager.io/v1/namespaces/{NAMESPACE}/certificates?dryRun=All&fieldValidation=Strict"
+    with pytest.raises(ApiError, match=told):
+        api.request("POST", path, body)
 
 
 def test_static_manifests_are_taken(helm: Helm, api: ApiServer) -> None:
