@@ -107,7 +107,7 @@ def test_new_disk_is_blank_and_has_a_member(bench: Bench) -> None:
 
 
 def test_every_opening_is_a_new_life_of_the_same_member(bench: Bench) -> None:
-    """Rule 3: the incarnation rises at each opening, the boot nonce is fresh, the member stays."""
+    """R3, H12, H24: the incarnation rises at each opening, the boot nonce is fresh, the member stays."""
     storage = bench.open()
     lives = [storage.identity]
     for _ in range(3):
@@ -219,7 +219,7 @@ def test_peers_are_remembered(bench: Bench) -> None:
 
 
 def test_failed_batch_is_never_announced(bench: Bench) -> None:
-    """Rules 1 and 2: callbacks of the failed batch and of all later ones never run; the owner hears once."""
+    """R9, H26, H27: callbacks of the failed batch and of all later ones never run; the owner hears once."""
     storage = bench.open()
     done: list[str] = []
     storage.append(record("l/before", 1), lambda: done.append("before"))

@@ -9,7 +9,9 @@ import pytest
 from leaderlease.controller.actions import Action, Apply, Declare, Delete, Label, PatchStatus, Post, Withdraw, covers
 from leaderlease.controller.plan import Foreign, Observed, plan, plan_gone
 from leaderlease.controller.resource import (
+    ANNOTATION_HINT,
     ENDPOINT_SLICE,
+    HINT,
     LEASE,
     POD,
     SERVICE,
@@ -288,6 +290,19 @@ def test_strays_are_deleted_by_uid() -> None:
     """What is not wanted any more goes."""
     stray = {"metadata": {"namespace": "shop", "name": "old", "uid": "u"}}
     assert of(Delete, plan(observed(strays=((SERVICE, stray),)))) == [Delete(SERVICE, "shop", "old", "u")]
+
+
+def test_h37_the_mirror_says_that_it_is_a_hint_and_nothing_is_read_from_it() -> None:
+    """H37: whatever somebody writes there is overwritten, and changes neither the status nor where traffic goes."""
+    seen = done(observed(held(), {"leaderService": SERVICE_SPEC}, pods=(pod(),)))
+    (mirror,) = of(LEASE, plan(observed(held(), pods=(pod(),))))
+    assert mirror.body["metadata"]["annotations"][ANNOTATION_HINT] == HINT
+    assert "moves no leader" in HINT
+    forged = {**mirror.body, "spec": {**mirror.body["spec"], "holderIdentity": "billing-9"}}
+    (again,) = plan(msgspec.structs.replace(seen, lease=forged))
+    assert isinstance(again, Apply)
+    assert again.kind is LEASE
+    assert again.body["spec"]["holderIdentity"] == "billing-0"
 
 
 def test_mirror_forgets_the_holder() -> None:

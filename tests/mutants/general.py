@@ -96,8 +96,8 @@ def change_of(mutant: str) -> Change:
     return Change(place_of(mutant), old, new)
 
 
-def verdicts(words: list[str]) -> dict[str, str]:
-    """Return mutant -> what mutmut says of it."""
+def verdicts(words: set[str]) -> dict[str, str]:
+    """Return mutant -> what mutmut says of it, in these files or all."""
     found = re.findall(r"^\s*(leaderlease\.\S+): (.+)$", mutmut("results", "--all", "true"), re.MULTILINE)
     return {name: said.strip() for name, said in found if not words or name.split(".")[2] in words}
 
@@ -105,14 +105,18 @@ def verdicts(words: list[str]) -> dict[str, str]:
 def main() -> int:
     """Print the score and every change that was not noticed; end with 1 if one of them is not known as equivalent."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="of paxos/, without .py; all of them unless named")
+    parser.add_argument("files", nargs="*", metavar="FILE[.FUNCTION]", help="of paxos/, without .py; all unless named")
     parser.add_argument("--minutes", type=float, default=MINUTES, help="stop after so many, and say what was not tried")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     asked = parser.parse_args()
     copy_for_mutmut()
-    patterns = [f"leaderlease.paxos.{name}.*" for name in asked.files]
+    patterns = [f"leaderlease.paxos.{file}.*{name}*" for file, _, name in (one.partition(".") for one in asked.files)]
     mutmut("run", "--max-children", str(asked.workers), *patterns, minutes=asked.minutes, is_quiet=False)
-    found = verdicts(asked.files)
+    files = {one.partition(".")[0] for one in asked.files}
+    # Of a file of which only some functions are wanted, the others were not checked.
+    found = {
+        name: said for name, said in verdicts(files).items() if said != "not checked" or asked.files == sorted(files)
+    }
     if not found:
         print("mutmut made no mutants; its own words are above")
         return 1

@@ -30,6 +30,7 @@ ACCEPTOR = "paxos/acceptor.py"
 PROPOSER = "paxos/proposer.py"
 R1, R2, R3, R4, R5, R6, R7, R8, R9 = (f"rules/test_r{number}.py" for number in range(1, 10))
 NODES, READS = "rules/test_nodes.py", "rules/test_reads.py"
+IN_ACCEPTOR, IN_PROPOSER, IN_LEASE = "paxos/test_acceptor.py", "paxos/test_proposer.py", "paxos/test_lease.py"
 
 MUTANTS = (
     # --- R1 -------------------------------------------------------------------------------------------------------
@@ -68,6 +69,9 @@ MUTANTS = (
     Mutant("nobody waits for the lock delay", "R1", ACCEPTOR,
            "value.duration_ms + value.lock_delay_ms + 1", "value.duration_ms + 1",
            (f"{R1}::test_the_lock_delay_is_waited_on_top",)),
+    Mutant("evidence above the asking ballot counts", "R1", ACCEPTOR,
+           "register.accepted < evidence.ballot < msg.ballot", "register.accepted < evidence.ballot",
+           (f"{R1}::test_evidence_that_proves_nothing_lifts_no_guard",)),
     # --- R2 -------------------------------------------------------------------------------------------------------
     Mutant("a renewal ignores a newer promise", "R2 H1", ACCEPTOR,
            "            elif register.promised != accepted:", "            elif False:",
@@ -88,6 +92,9 @@ MUTANTS = (
     Mutant("a volatile release ends a lock without an end", "R2", ACCEPTOR,
            "(msg.ballot, msg.digest) or register.expires_ms == NEVER:", "(msg.ballot, msg.digest):",
            (f"{R2}::test_a_volatile_release_does_not_end_a_lock_without_an_end",)),
+    Mutant("who lacks the value does not get it", "R2 H2", "node/renewals.py",
+           "        if message.unknown and origin != driver.member:\n", "        if False:\n",
+           (f"{NODES}::test_a_member_that_lacks_the_value_is_sent_it_r2",)),
     # --- R3 -------------------------------------------------------------------------------------------------------
     Mutant("Prepare takes an equal ballot", "R3 H12", ACCEPTOR,
            "        if msg.ballot <= register.promised:", "        if msg.ballot < register.promised:",
@@ -147,6 +154,10 @@ MUTANTS = (
            "                self._write(batch)\n"
            "                (lambda: None)()",
            (f"{R9}::test_h27_the_first_batch_that_fails_is_not_announced",)),
+    Mutant("the record of a promise forgets the value", "R4 R5", ACCEPTOR,
+           "            record = Record(msg.key, msg.ballot, register.accepted, register.value)",
+           "            record = Record(msg.key, msg.ballot, register.accepted, None)",
+           (f"{IN_ACCEPTOR}::test_a_promise_that_goes_to_the_disk_keeps_what_was_accepted_r4",)),
     # --- R5 -------------------------------------------------------------------------------------------------------
     Mutant("timers are not armed at a restart", "R5 H6", ACCEPTOR,
            "                register.expires_ms = _expiry(record.value, now_ms)\n", "",
@@ -173,6 +184,9 @@ MUTANTS = (
     Mutant("a restart forgets the ceiling of unknown registers", "R5 H5", ACCEPTOR,
            "            register.promised = self._floor\n", "",
            (f"{R5}::test_h5_after_a_restart_every_register_counts_as_promised_up_to_the_ceiling",)),
+    Mutant("a late block lowers the ceiling", "R5 H5", ACCEPTOR,
+           "            self.ceiling = max(self.ceiling, record.counter)", "            self.ceiling = record.counter",
+           (f"{IN_ACCEPTOR}::test_a_ceiling_never_goes_down_r5",)),
     # --- R6 -------------------------------------------------------------------------------------------------------
     Mutant("acks of any renewal count", "R6 H16", "node/renewals.py",
            "round_ = self._rounds.get(message.attempt)", "round_ = self._rounds.get(self._attempt)",
@@ -232,6 +246,19 @@ MUTANTS = (
     Mutant("a release leaves the belief until it is answered", "R6 H23", "client/core.py",
            "        self._forget(campaign, Phase.RELEASED)\n", "",
            ("client/test_core.py::test_release_ends_belief_before_anything_is_sent",)),
+    Mutant("a refusal takes an acceptance back", "R6 H34", PROPOSER,
+           "yes = self.accepted if self.phase is Phase.ACCEPTING else self.promises - self.nacks",
+           "yes = self.promises - self.nacks",
+           (f"{IN_PROPOSER}::test_who_has_accepted_has_accepted_r6",)),
+    Mutant("no margin on top of the clocks", "R6 H31", "paxos/lease.py",
+           "fair - max(duration_ms // MARGIN_SHARE, MARGIN_MIN_MS)", "fair",
+           (f"{IN_LEASE}::test_validity_is_what_the_protocol_says_to_the_millisecond",)),
+    Mutant("who goes on holding gets another term", "R6 R7 H18", PROPOSER,
+           "            if goes_on:\n", "            if False:\n",
+           (f"{R7}::test_h18_who_goes_on_holding_gets_its_own_term_or_nothing",)),
+    Mutant("a nonce outlives the boot", "R6 H33", "sidecar/identity.py",
+           "(is_endless or record.boot_id == self._boot_id)", "True",
+           ("sidecar/test_identity.py::test_record_of_others_is_not_used",)),
     # --- R7 -------------------------------------------------------------------------------------------------------
     Mutant("the first value seen counts", "R7 H13", PROPOSER,
            "            if value is not None and ballot > best[0]:",
@@ -260,6 +287,9 @@ MUTANTS = (
            "                return Decision(seen, True)",
            "                return Decision(Value(term, holder, duration_ms), True)",
            (f"{R7}::test_the_same_nonce_goes_on_under_the_same_term_and_value",)),
+    Mutant("any duration is stored", "R7 H20", ACCEPTOR,
+           "            _check_accept(msg)\n", "            pass\n",
+           (f"{R7}::test_h20_an_accept_outside_the_bounds_is_refused_and_leaves_no_trace",)),
     # --- R8 -------------------------------------------------------------------------------------------------------
     Mutant("requests of another epoch are weighed", "R8 H28", ACCEPTOR,
            "        if msg.epoch != self.epoch:\n            ballot =", "        if False:\n            ballot =",
@@ -307,6 +337,14 @@ MUTANTS = (
     Mutant("any version is talked to", "R8 H36", "node/peers.py",
            "        if hello.version_min > PROTOCOL_MAX or hello.version_max < PROTOCOL_MIN:", "        if False:",
            (f"{R8}::test_h28_h36_who_does_not_belong_here_is_refused_in_one_sentence",)),
+    Mutant("another cluster is talked to", "R8 H28", "node/peers.py",
+           "        if hello.cluster != configuration.cluster:", "        if False:",
+           (f"{R8}::test_h28_h36_who_does_not_belong_here_is_refused_in_one_sentence",)),
+    Mutant("a disk that went back once may come again", "R8 H24 H33", "node/peers.py",
+           "            self._quarantine(hello.member)\n            return (\n"
+           "                f\"{hello.name} comes back",
+           "            return (\n                f\"{hello.name} comes back",
+           ("rules/test_found.py::test_h24_h33_a_disk_that_went_back_once_is_refused_for_good",)),
     # --- R9 -------------------------------------------------------------------------------------------------------
     Mutant("a failed disk is written again", "R9 H26", "storage/writer.py",
            "            self._has_failed = True\n",
@@ -337,6 +375,12 @@ MUTANTS = (
     Mutant("a stalled disk proposes on", "R9 H26", "node/leases.py",
            "        elif driver.is_disk_stalled():", "        elif False:",
            (f"{R9}::test_h26_a_stalled_disk_stops_new_owners_and_no_renewals",)),
+    Mutant("a row that is missing or old is not missed", "R9 H25", "storage/rows.py",
+           "    elif expected.total != contents.ledger.total and not contents.problems:", "    elif False:",
+           ("storage/test_sqlite.py::test_row_that_went_back_to_an_older_version_is_seen",)),
+    Mutant("a damaged log is believed up to the damage", "R9 H25", "storage/wal.py",
+           "        if is_behind_commit:\n            return True\n", "",
+           ("storage/test_sqlite.py::test_flipped_bit_in_the_log_loses_at_most_the_last_transaction",)),
     # --- reads, hints and the rest ----------------------------------------------------------------------------------
     Mutant("a read by a minority is chosen", "H21", "node/reads.py",
            "        if quorum.is_met(members):", "        if members:",
@@ -356,4 +400,7 @@ MUTANTS = (
     Mutant("a watch hides what it missed", "H21", "node/learner.py",
            "if before and value.term > before + 1 else", "if False else",
            (f"{NODES}::test_a_watch_says_where_it_has_missed_a_term",)),
+    Mutant("the mirror is no hint", "H37", "controller/plan.py",
+           "{ANNOTATION_HINT: HINT, f\"{GROUP}/term\"", "{f\"{GROUP}/term\"",
+           ("controller/test_plan.py::test_h37_the_mirror_says_that_it_is_a_hint_and_nothing_is_read_from_it",)),
 )  # fmt: skip

@@ -6,12 +6,14 @@ from leaderlease.errors import InvariantViolated
 from leaderlease.paxos.acceptor import (
     CEILING_BLOCK,
     DEFERRED_MAX,
+    RELEASED,
     SYNC_PAGE_MAX,
     Acceptor,
     Ceiling,
     Effect,
     Persist,
     Record,
+    Register,
     Respond,
 )
 from leaderlease.paxos.ballot import ZERO, Ballot
@@ -110,6 +112,22 @@ def test_durable_records_are_reported_in_order_or_the_acceptor_stops_r4() -> Non
     with pytest.raises(InvariantViolated) as caught:
         acceptor.persisted(Record(KEY, ballot_of(24), ballot_of(24), VALUE), 0)
     assert str(caught.value) == "persisted out of order"
+
+
+def test_an_exact_repeat_is_answered_to_whoever_repeats_and_writes_nothing_r3() -> None:
+    """R3: durable already, so it only restarts the timer."""
+    acceptor = _with(KEY)
+    accept = Accept(1, KEY, ballot_of(11), VALUE)
+    assert acceptor.handle("5", accept, 400) == [Respond("5", Accepted(KEY, ballot_of(11)))]
+    assert acceptor.registers[KEY].expires_ms == 1_401
+
+
+def test_a_register_begins_with_nothing() -> None:
+    """Nothing promised, nothing accepted, nothing that a renewal could name; and the digest of nothing is 0."""
+    register = Register()
+    assert (register.promised, register.accepted, register.value) == (ZERO, ZERO, None)
+    assert (register.digest, register.fingerprint, register.expires_ms) == (b"", 0, RELEASED)
+    assert Acceptor(1, [], 0, 0).digest == 0
 
 
 def test_what_waits_behind_a_slow_disk_is_bounded() -> None:
@@ -216,6 +234,9 @@ def test_the_digest_is_that_of_the_disk_whatever_the_order_of_the_writes() -> No
     records = [Record(key, one.promised, one.accepted, one.value) for key, one in acceptor.registers.items()]
     restarted = Acceptor(1, reversed(records), 0, 0)
     assert acceptor.digest == restarted.digest != 0
+    alone = _with("l/a")
+    assert alone.digest == Acceptor(1, [Record("l/a", ballot_of(11), ballot_of(11), VALUE)], 0, 0).digest
+    assert alone.digest >> 32, "64 bits, and not 32"
     other = Acceptor(1, [], 0, 0)
     _accept(other, "l/a", 91, Value(2, BOB, 1_000))
     _accept(other, "l/b", 21)

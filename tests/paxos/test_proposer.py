@@ -140,6 +140,8 @@ def test_a_guard_that_is_heard_twice_may_still_be_lifted_r1() -> None:
     )
     assert _live(attempt, "3", 24, CHARLIE) == [("2", shown)]
     assert attempt.outcome is None, "2 is asked again, and 1 has not answered"
+    _promise(attempt, "1")
+    assert attempt.outcome is None, "2 may still promise"
 
 
 def test_a_guard_of_another_value_is_shown_the_evidence_again_r1() -> None:
@@ -159,7 +161,7 @@ def test_a_guard_of_another_value_is_shown_the_evidence_again_r1() -> None:
             (Evidence(ballot_of(24), BOB.nonce), Evidence(ballot_of(35), CHARLIE.nonce)),
         ),
     )
-    assert attempt.outcome is None, "not unmoved: asked again"
+    assert (attempt.outcome, attempt.unmoved) == (None, set()), "not unmoved: asked again"
     assert _live(attempt, "2", 24, BOB) == []
     assert attempt.unmoved == {"2"}, "now it has weighed it"
 

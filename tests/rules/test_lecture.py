@@ -156,7 +156,7 @@ def test_4_promised_but_nothing_accepted_lets_bob_win() -> None:
 
 
 def test_5_of_three_half_finished_values_the_highest_counts_is_completed_and_told_to_everybody() -> None:
-    """R1 ``seen``: Alice, Bob and Charlie were accepted by one node each, under 13, 14, 15: it is Charlie's.
+    """R1 ``seen``, R7, H13: Alice, Bob and Charlie were accepted by one node each, under 13, 14, 15: it is Charlie's.
 
     Every guard stands for ever. What the others report as accepted proves that Alice and Bob were let go.
     """

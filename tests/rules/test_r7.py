@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from leaderlease.errors import ConfigError
+from leaderlease.errors import ConfigError, RemoteProtocolError
 from leaderlease.paxos.acceptor import Acceptor, Record
 from leaderlease.paxos.ballot import ZERO
 from leaderlease.paxos.lease import TERM_MAX, Value, check_value
@@ -186,6 +186,15 @@ def test_an_accept_cannot_carry_a_term_that_an_integer_field_cannot_hold() -> No
         with pytest.raises(ConfigError, match="term"):
             check_value(Value(term, ALICE, 1_000))
     check_value(Value(TERM_MAX, ALICE, 1_000))
+
+
+@pytest.mark.parametrize("value", [Value(TERM_MAX + 1, ALICE, 1_000), Value(1, ALICE, 99), Value(1, ALICE, 1_000, -1)])
+def test_h20_an_accept_outside_the_bounds_is_refused_and_leaves_no_trace(value: Value) -> None:
+    """R7, H20: term, duration and lock delay are part of what is agreed, so no acceptor stores what none may hold."""
+    acceptor = Acceptor(1, [], 0, 0)
+    with pytest.raises(RemoteProtocolError, match=f"accept {KEY} under"):
+        acceptor.handle("3", Accept(1, KEY, ballot_of(13), value), 0)
+    assert acceptor.registers == {}
 
 
 def test_a_register_that_restarts_has_the_term_of_its_disk() -> None:

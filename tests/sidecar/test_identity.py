@@ -76,7 +76,7 @@ def test_record_is_dead_when_either_clock_says_so(state: StateDir, clock: Clock,
     ids=str,
 )
 def test_record_of_others_is_not_used(state: StateDir, tmp_path: Path, change: dict[str, str]) -> None:
-    """Another boot has other clocks; another identity or lease is somebody else; a nonce has one form."""
+    """H33: another boot has other clocks; another identity or lease is somebody else; a nonce has one form."""
     path = _content(tmp_path)
     record = msgspec.json.decode(path.read_bytes(), type=Record)
     path.write_bytes(msgspec.json.encode(msgspec.structs.replace(record, **change)))
