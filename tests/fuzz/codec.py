@@ -12,7 +12,7 @@ from leaderlease.paxos import messages as peer
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Holder, Value
 from leaderlease.wire import session
-from leaderlease.wire.codec import CLIENT, FRAME_BYTES_MAX, FRAME_VERSION, NODE, PEER, Codec, Decoder
+from leaderlease.wire.codec import CLIENT, FRAME_BYTES_MAX, FRAME_VERSION, HEADER_BYTES, NODE, PEER, Codec, Decoder
 
 BALLOT = Ballot(300, "member-1", 7)
 HOLDER = Holder("pod", "uid", "0" * 32)
@@ -97,6 +97,20 @@ def _fed(codec: Codec[Any, Any], chunks: list[bytes]) -> tuple[list[Any], str]:
     return received, ""
 
 
+def _has_a_broken_frame(stream: bytes) -> bool:
+    """Read frames once more, as the format says and by other code."""
+    while len(stream) >= HEADER_BYTES:
+        length, version, checksum = struct.unpack(">IBI", stream[:HEADER_BYTES])
+        body, stream = stream[HEADER_BYTES : HEADER_BYTES + length], stream[HEADER_BYTES + length :]
+        if version != FRAME_VERSION or length > FRAME_BYTES_MAX - HEADER_BYTES:
+            return True
+        if len(body) == length and google_crc32c.value(body) != checksum:
+            return True
+        if len(body) < length:
+            return False
+    return False
+
+
 def changed(source: Source, tree: Any) -> Any:
     """Return a tree of arrays with one thing in it changed: a value, its type, or the number of elements."""
     if isinstance(tree, list) and tree and not source.chance(4):
@@ -146,6 +160,7 @@ def one_input(data: bytes) -> None:
         stream = framed(source.rest() if kind == 1 else structured(source, samples))
         pieces = [stream[: len(stream) // 2], stream[len(stream) // 2 :]]
     received, failure = _fed(reader, [stream])
+    assert failure or not _has_a_broken_frame(stream), "a frame that nobody sent was taken"
     in_pieces, failure_in_pieces = _fed(reader, pieces)
     assert bool(failure) == bool(failure_in_pieces), "the cuts of the network decide what is refused"
     # At once, messages in front of a damaged frame are lost with it; in pieces they may have come out before.
