@@ -145,6 +145,40 @@ class MemberJudge:
             duel.append(message.ballot)
             self.counts["two proposers took each other's promises away"] += len(duel) == 4
 
+    def must_promise(self, node: "Node", message: Prepare) -> bool | None:
+        """Say whether a guard here must let a ballot pass that comes now (R1); None if no guard stands."""
+        register = node.driver.acceptor.registers.get(message.key)
+        if register is None or register.value is None or register.pending is not None or node.driver.is_stopped:
+            return None
+        value, accepted = register.value, register.accepted
+        if message.ballot <= register.promised or not register.is_live(node.ports.now_ms()):
+            return None
+        if value.nonce == message.nonce:
+            return True
+        return any(accepted < pair.ballot < message.ballot and pair.nonce != value.nonce for pair in message.seen)
+
+    def answered(self, node: "Node", message: Prepare, *, must: bool) -> None:
+        """Compare what a member did with a ballot with what its guard had to do."""
+        register = node.driver.acceptor.registers[message.key]
+        pending = register.pending
+        has_promised = register.promised == message.ballot or (pending is not None and pending[1] is message)
+        if has_promised != must:
+            did = "lets pass" if has_promised else "refuses"
+            self.violated(f"belief: {node.name} {did} {message.ballot} of {message.key} against its guard (R1)")
+
+    def _completes(self, node: "Node", message: Accept) -> None:
+        """A lease without an end that was found half-finished is finished, for whoever that was (R7)."""
+        running = node.driver.attempts.get(message.key)
+        if running is None or running.attempt.ballot != message.ballot:
+            return
+        attempt, seen = running.attempt, running.attempt.seen()[1]
+        if seen is None or seen.holder is None or not seen.is_never or attempt.nonce == seen.nonce:
+            return
+        if message.value != seen:
+            self.violated(
+                f"agreement: {node.name} found {seen.nonce[:8]} half-finished in {message.key}, for ever (R7)"
+            )
+
     def _count_missed(self, target: str, page: SyncPage) -> None:
         disk = next(disk for disk in self.world.disks.values() if disk.member == target)
         for entry in page.entries:
@@ -226,8 +260,11 @@ class MemberJudge:
             value = register.value
             if value is None or value.holder is None or value.duration_ms is None:
                 continue
-            if register.expires_ms - now_ms < value.duration_ms + value.lock_delay_ms:
+            waits_ms, due_ms = register.expires_ms - now_ms, value.duration_ms + value.lock_delay_ms
+            if waits_ms < due_ms:
                 self.violated(f"belief: {node.name} restarts and does not wait for the holder of {key} (R5)")
+            if waits_ms > due_ms + 1:
+                self.violated(f"belief: {node.name} restarts and waits longer than its disk says for {key} (R5)")
 
     def _renews_itself(self, node: "Node", message: Renew) -> None:
         for item in message.items:
@@ -268,6 +305,7 @@ class MemberJudge:
         key.accepts[ballot] = value
         if message.key.startswith(LEASE):
             self._specs_grow(node, message.key[len(LEASE) :])
+            self._completes(node, message)
         if ballot > key.top:
             self._follows(message.key, key.top_value, value, ballot)
             self._count_adoption(key, ballot, value)

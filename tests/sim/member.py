@@ -27,6 +27,7 @@ from leaderlease.node.peers import (
 from leaderlease.node.server import Server
 from leaderlease.node.sessions import Sessions
 from leaderlease.paxos.membership import Configuration, Member
+from leaderlease.paxos.messages import Prepare
 from leaderlease.wire.codec import NODE, PEER
 from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Refused
 from sim.disk import Disk, Rows
@@ -281,7 +282,10 @@ class Node:
 
     def _on_peer_message(self, member: str, message: Any) -> None:
         try:
+            must = self.referee.must_promise(self, message) if type(message) is Prepare else None
             self.driver.on_message(member, message)
+            if must is not None:
+                self.referee.answered(self, message, must=must)
         except RemoteProtocolError as error:
             self.referee.violated(f"protocol: {self.name} calls a message of an honest member wrong: {error}")
         except (InvariantViolated, LeaderLeaseError) as error:
