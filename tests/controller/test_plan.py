@@ -410,6 +410,8 @@ def test_a_quorum_that_was_made_anew_begins_its_history_anew() -> None:
     older = Term(1, holder(), AT_MS, AT_MS + 5, "Released")
     seen = done(observed(held("billing-1", 2, older), pods=(pod(), pod("billing-1"))))
     assert [one["term"] for one in seen.body["status"]["history"]] == [2, 1]
+    nobody = msgspec.structs.replace(seen, truth=NOTHING, holder_pod=None)
+    assert (status(nobody)["term"], status(nobody)["transitions"]) == (0, 1), "no grant there yet"
     anew = Truth((Term(1, msgspec.structs.replace(holder(), nonce="f" * 32), AT_MS + 60_000),))
     seen = msgspec.structs.replace(seen, truth=anew, holder_pod=pod())
     found = status(seen)

@@ -50,7 +50,8 @@ def transitions(truth: Truth, status: Json) -> int:
         return int(counted + truth.term)
     if truth.term >= before:
         return int(counted + truth.term - before)
-    return int(counted + 1)
+    # A term that is lower is of a quorum that was made anew, and perhaps nobody has held there yet.
+    return int(counted) + int(truth.holder is not None)
 
 
 def grant_of(term: Term) -> str:

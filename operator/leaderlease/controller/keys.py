@@ -12,14 +12,18 @@ from leaderlease.errors import LeaderLeaseError
 logger = logging.getLogger("leaderlease.operator.keys")
 
 
-async def hand_over_keys(api: Api, links: Sequence[QuorumLink], audience: str, handed: dict[str, bytes]) -> None:
+Handed = dict[str, tuple[bytes, frozenset[str]]]
+"""Quorum name -> what it was given, and its members then: a quorum that was made anew has nothing of it."""
+
+
+async def hand_over_keys(api: Api, links: Sequence[QuorumLink], audience: str, handed: Handed) -> None:
     """Write the keys to every quorum that this process has not given them to yet.
 
     Args:
         api: The API server whose keys they are.
         links: The quorums.
         audience: That tokens must be made for.
-        handed: Quorum name -> what it was given; is brought up to date.
+        handed: What was given before; is brought up to date.
     """
     try:
         found = msgspec.json.decode(await api.raw("/.well-known/openid-configuration"))
@@ -28,12 +32,13 @@ async def hand_over_keys(api: Api, links: Sequence[QuorumLink], audience: str, h
         logger.warning("the API server's keys cannot be read: %s", error)
         return
     for link in links:
-        if link.client is None or handed.get(link.name) == jwks:
+        known, members = handed.get(link.name, (b"", link.members))
+        if link.client is None or (known == jwks and members & link.members):
             continue
         try:
             await link.client.set_keys(found["issuer"], audience, jwks)
         except LeaderLeaseError as error:
             logger.warning("quorum %s: did not take the keys: %s", link.name, error)
         else:
-            handed[link.name] = jwks
+            handed[link.name] = (jwks, link.members)
             logger.info("quorum %s: has the API server's keys", link.name)

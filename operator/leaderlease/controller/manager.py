@@ -19,7 +19,7 @@ from leaderlease.controller.api import Api, ApiError
 from leaderlease.controller.apply import Applier, NotLeading
 from leaderlease.controller.cache import WATCHED, Cache, Key
 from leaderlease.controller.handlers import Watcher
-from leaderlease.controller.keys import hand_over_keys
+from leaderlease.controller.keys import Handed, hand_over_keys
 from leaderlease.controller.leadership import Leadership
 from leaderlease.controller.metrics import Metrics, ReadCertificate
 from leaderlease.controller.missed import GRACE_S, Missed
@@ -327,7 +327,7 @@ class Manager:
                     self.queue.add(("lease", namespace, name))
 
     async def _hand_over_keys(self) -> None:
-        handed: dict[str, bytes] = {}
+        handed: Handed = {}
         while True:
             if self.leadership.is_held and self.settings.audience:
                 await hand_over_keys(self.api, list(self.links.values()), self.settings.audience, handed)

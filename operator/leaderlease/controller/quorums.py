@@ -36,6 +36,10 @@ READS_MAX: Final = 16
 logger = logging.getLogger("leaderlease.operator.quorum")
 
 
+class _MadeAnew(Exception):
+    """The quorum has no member of those that were known (rule 3)."""
+
+
 class QuorumLink:
     """One quorum.
 
@@ -51,6 +55,7 @@ class QuorumLink:
         settled_view: What two answers in a row agreed on.
         declared: What is declared, by lease name; None until it was read.
         is_truth_known: All leases were read.
+        members: Uuids of its members; empty until they were told.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class QuorumLink:
         self._on_lease = on_lease
         self._on_view = on_view
         self._truths: dict[str, Truth] = {}
-        self._members: frozenset[str] = frozenset()
+        self.members: frozenset[str] = frozenset()
         self._reading = asyncio.Semaphore(READS_MAX)
         self._reads: dict[str, asyncio.Task[None]] = {}
         self._task: asyncio.Task[None] | None = None
@@ -147,9 +152,7 @@ class QuorumLink:
                     self.client = client
                     self.connected.set()
                     logger.info("quorum %s: connected to %s", self.name, client.endpoint)
-                    async with asyncio.TaskGroup() as group:
-                        group.create_task(self._follow(client))
-                        group.create_task(self._poll(client))
+                    await self._serve(client)
             except LeaderLeaseError as error:
                 self._lost(str(error))
             finally:
@@ -157,10 +160,19 @@ class QuorumLink:
                 self.connected.clear()
             await asyncio.sleep(RETRY_S)
 
+    async def _serve(self, client: Client) -> None:
+        """Follow a quorum until it is found to be another one; then everything is asked for by a new client."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow(client))
+                group.create_task(self._poll(client))
+        except* _MadeAnew:
+            logger.warning("quorum %s: made anew, no member is one of before: terms begin at 1", self.name)
+
     async def _follow(self, client: Client) -> None:
         while True:
             try:
-                await self._know(client, await client.status())
+                self._know(await client.status())
                 await self._read_all(client)
                 async with contextlib.aclosing(client.watch("")) as transitions:
                     async for transition in transitions:
@@ -169,14 +181,14 @@ class QuorumLink:
                 logger.warning("quorum %s: the watch ended: %s", self.name, error)
             await asyncio.sleep(RETRY_S)
 
-    async def _know(self, client: Client, status: NodeStatus) -> None:
+    def _know(self, status: NodeStatus) -> None:
         """Take note of the members (rule 3)."""
-        members = frozenset({status.member, *(uid for _, uid, _, _ in status.peers)})
-        if self._members and not self._members & members:
-            logger.warning("quorum %s: made anew, no member is one of before: terms begin at 1", self.name)
+        before = self.members
+        self.members = frozenset({status.member, *(uid for _, uid, _, _ in status.peers)})
+        if before and not before & self.members:
             self._truths.clear()
-            await self._read_all(client)
-        self._members = members
+            self.is_truth_known = False
+            raise _MadeAnew
 
     async def _read_all(self, client: Client) -> None:
         self.declared = await client.declared()
@@ -232,7 +244,7 @@ class QuorumLink:
             try:
                 async with asyncio.timeout(POLL_TIMEOUT_S):
                     status = await client.status()
-                    await self._know(client, status)
+                    self._know(status)
             except (LeaderLeaseError, TimeoutError) as error:
                 misses += 1
                 if misses >= MISSES_MAX:
