@@ -1,8 +1,10 @@
 -------------------------------- MODULE Lease --------------------------------
 (***************************************************************************)
 (* One lease of LeaderLease: acceptors, ballots, timers, holders, and a    *)
-(* change of the members.  R1 to R8 are the rules of the protocol; every   *)
-(* rule has a switch, a name in Mut, that leaves it out.                   *)
+(* change of the members.  R1 to R9 are the rules of the protocol, H1 to   *)
+(* H37 the holes that they close.  M("name") is a switch: with "name" in   *)
+(* Mut that clause is left out, and TLC must find what breaks then.  The   *)
+(* list of them, and of clauses without one, is in docs/model.md.          *)
 (*                                                                         *)
 (* Messages are never taken out of their sets, so each may be lost (nobody *)
 (* acts on it), late, repeated and overtaken.  A step of an acceptor is    *)
@@ -27,9 +29,9 @@ CONSTANTS
     Owner(_),      \* ballot -> the client that it is prepared for; 0: prepared before anybody asks
     Duration, Skew, Margin,
     Block,         \* ballots that one durable promise ceiling reserves
-    Holders,       \* clients that take such steps; the others only want the lease
     Steps,         \* what may happen beside Paxos: subset of
                    \* {"tick", "restart", "repeat", "renew", "release", "vacate", "handover"}
+    Holders,       \* clients that renew and let go; the others only want the lease: fewer states
     Mut            \* rules that are left out
 
 ASSUME /\ Margin >= 2 * Skew          \* section 4
@@ -114,6 +116,7 @@ IsSpent(b) == ~KeepsPromises /\ \E m \in p2 : m.b = b
 \* R8: an attempt lives in one epoch, and an acceptor answers for its own.
 IsOurEpoch(e, a) == ep[a] > 0 /\ (e = ep[a] \/ M("epochblind"))
 
+\* Phase 1(b).  Prepare itself is no step: any ballot may be asked for at any time, and a refusal changes nothing.
 Promise(a, b) ==
     /\ ep[a] \in 1..2 \/ a \in New
     /\ \A m \in p1 : m.b = b => IsOurEpoch(m.e, a)
@@ -126,6 +129,7 @@ Promise(a, b) ==
     /\ ep[a] > 0
     /\ UNCHANGED <<ab, av, rem, ep, p2, acks, ren, rel, clientVars>>
 
+\* One durable record: ballot, value and promise; then the timer, which for the same holder never gets shorter.
 TakeValue(a, b, v) ==
     /\ prom' = [prom EXCEPT ![a] = IF M("noraise") THEN @ ELSE b]   \* R4
     /\ ab' = [ab EXCEPT ![a] = b]
@@ -139,6 +143,7 @@ MayTake(a, m) ==
     /\ ab[a] # m.b
     /\ M("noraise") \/ ab[a] < m.b
 
+\* Phase 2(b), also by catch-up, which brings a late copy of the same message.
 Accept(a) ==
     \E m \in p2 :
         /\ MayTake(a, m)
@@ -210,7 +215,8 @@ IsNeverHeld(v) == v.h # 0 /\ IsNever(v.h)
 \* `decide`: what phase 2 may propose for client c, given the highest value seen, and to whom it is granted then.
 Decisions(c, seen) ==
     {IF Same(c, seen.h) THEN [v |-> seen, to |-> c]             \* its own: the same value, the same term
-     ELSE IF IsNeverHeld(seen) /\ ~M("replacenever") THEN [v |-> seen, to |-> 0]      \* section 4: completed for whom it names
+     ELSE IF IsNeverHeld(seen) /\ ~M("replacenever")
+     THEN [v |-> seen, to |-> 0]                                \* section 4: completed for whom it names
      ELSE [v |-> [h |-> c, t |-> IF M("sameterm") THEN Max(seen.t, 1) ELSE seen.t + 1], to |-> c]}
     \cup (IF "vacate" \in Steps /\ HasLetGo(c) /\ seen.h = c
           THEN {[v |-> [h |-> 0, t |-> IF M("tombstone") THEN 0 ELSE seen.t], to |-> 0]} ELSE {})
@@ -219,6 +225,7 @@ Decisions(c, seen) ==
                     d \in {x \in Clients \ {c} : seen.h \in {c, x}}}
           ELSE {})
 
+\* Phase 2(a): a majority of promises of one epoch, and what they reported decides.
 Propose(b) ==
     /\ IF M("twovalues") THEN TRUE ELSE ~\E m \in p2 : m.b = b  \* R3: a ballot proposes once
     /\ \E e \in 1..3 :
@@ -245,6 +252,7 @@ Believe(c, v, left) ==
     /\ granted' = granted \cup {[h |-> c, t |-> v.t]}
     /\ UNCHANGED <<acceptorVars, ep, messageVars>>
 
+\* The first belief: a majority has durably accepted.
 Grant(b) ==
     \E m \in p2 :
         /\ m.b = b /\ m.to # 0
@@ -260,6 +268,7 @@ SendRenew(c) ==
            /\ ~\E x \in ren : x.b = m.b /\ x.e = e /\ x.age = 0
     /\ UNCHANGED <<acceptorVars, ep, p1, p2, acks, rel, clientVars>>
 
+\* Every later one: a majority has acknowledged one and the same renewal (R6).
 GrantRenew(c) ==
     \E m \in ren, n \in p2 :
         /\ n.b = m.b /\ n.v.h = c /\ m.age < HolderBelieves

@@ -10,11 +10,13 @@ from support.tlc import Configuration
 
 RULES = {
     "time, renewals, restarts": Configuration("B12", 2, steps="tick restart renew", holders="1 2"),
+    "all that one holder may meet": Configuration("B12", 2, steps="tick restart repeat renew release"),
     "a longer lease, renewed": Configuration("B12", 2, 3, steps="tick renew"),
+    "five members": Configuration("B12", 2, steps="tick restart", old="a1 a2 a3 a4 a5"),
     "evidence, four ballots": Configuration("B1212", 4),
     "phase 1 in advance": Configuration("B102", 3),
     "release": Configuration("B123", 3, steps="release", clients="1 2 3"),
-    "hand-over": Configuration("B112", 3, steps="handover renew", holders="1 2"),
+    "hand-over": Configuration("B112", 3, steps="handover renew"),
     "never, vacated": Configuration("B112", 3, steps="restart vacate", never="1 2"),
     "a set that shrinks": Configuration("B12", 2, new="a1"),
     "a member replaced": Configuration("B12", 2, steps="tick", old="a1", new="a2"),
@@ -37,7 +39,7 @@ MUTANTS = {
     "renewvolatile": ("R2", "a renewal needs the durable value", Configuration("B12", 2, steps="tick restart renew"),
                       "Belief"),
     "twovalues": ("R3", "one value for a ballot", TIMED, "Agreement"),
-    "noraise": ("R4", "Accept raises the promise", Configuration("B121", 3, steps="tick"), "Belief"),
+    "noraise": ("R4", "Accept raises the promise", Configuration("B121", 3), "Belief"),
     "amnesia": ("R4, R8, R9", "what is acknowledged is on the disk", Configuration("B12", 2, steps="restart"),
                 "Belief"),
     "notfresh": ("R5", "timers are armed after a restart", Configuration("B12", 2, steps="restart"), "Belief"),
@@ -85,9 +87,9 @@ LIVENESS = {
 
 
 LARGE = {
+    "hand-over, both renew": Configuration("B112", 3, steps="handover renew", holders="1 2"),
     "all of time": Configuration("B12", 2, steps="tick restart repeat renew release", holders="1 2"),
     "three ballots in time": Configuration("B112", 3, steps="tick restart"),
-    "five members": Configuration("B12", 2, steps="tick restart", old="a1 a2 a3 a4 a5"),
 }
 """For a quiet machine: minutes to hours."""
 
