@@ -87,7 +87,8 @@ def _world() -> Served:
 def one_input(data: bytes) -> None:
     """Raw bytes to one of the two, or a sound request."""
     world, source = _world(), Source(data)
-    match source.whole(0, 3):
+    kind = source.whole(0, 3)
+    match kind:
         case 0:
             _raw_to_parser(world, source)
         case 1:
@@ -98,7 +99,7 @@ def one_input(data: bytes) -> None:
         case _:
             _sound_to_api(world, source)
     assert not world._running.done(), "the sidecar ended"
-    assert world.run(_is_alive(world)), "the server does not answer others any more"
+    assert kind in (0, 2) or world.run(_is_alive(world)), "the server does not answer others any more"
     world.check()
 
 
@@ -158,18 +159,33 @@ def _token(source: Source) -> str:
     return "".join(source.choice("abcdefgh-_~.!09") for _ in range(source.whole(1, 8)))
 
 
-def _sound_to_parser(world: Served, source: Source) -> None:
+def _sound(source: Source) -> tuple[bytes, object]:
+    """Return a request as a client writes it, and what its handler must get."""
     method, path = source.choice(METHODS[2:]), "/" + source.text(20)
     query = {source.text(5): source.text(5) for _ in range(source.whole(0, QUERY_FIELDS_MAX))}
     headers = {f"x-{_token(source)}": _token(source) for _ in range(source.whole(0, 4))}
-    body = source.take(source.whole(0, BODY_BYTES_MAX))
+    body = source.take(source.whole(0, BODY_BYTES_MAX) if source.chance(8) else source.whole(0, 40))
     target = quoted(path).replace("%2F", "/")
     if query:
         target += "?" + "&".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in query.items())
-    status, answer = world.run(answer_to_request(world.echo, sound_request(method, target, headers, body)))
     length = {"content-length": str(len(body))} if body else {}
     expected = [method, path, query, {"host": "a", **headers, **length}, body]
-    assert (status, msgspec.json.decode(answer)) == (200, msgspec.json.decode(msgspec.json.encode(expected))), target
+    request = sound_request(method, target, headers, body)
+    return request, msgspec.json.decode(msgspec.json.encode(expected))
+
+
+def _sound_to_parser(world: Served, source: Source) -> None:
+    """Some requests on one connection: each reaches its handler as it was sent, in their order."""
+    cut = Source(source.take(6))
+    requests = [_sound(source) for _ in range(source.whole(1, 3))]
+    answer = _parsed(world, cut.cuts(b"".join(request for request, _ in requests)))
+    for request, expected in requests:
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        assert head.startswith(b"HTTP/1.1 200 "), (request, answer)
+        assert msgspec.json.decode(rest[:length]) == expected, request
+        answer = rest[length:]
+    assert answer == b"", "more answers than requests"
 
 
 def _sound_to_api(world: Served, source: Source) -> None:
@@ -186,10 +202,12 @@ def _sound_to_api(world: Served, source: Source) -> None:
         assert content.get("error") or "is_current" in content or content.get("is_stale"), (request, answer)
 
 
+_REQUEST = b"\x13a b/%c?d&e=f+g\xc3\xa4#;" + b"\x02\x02a&\x03=b+\x01c\x00" + b"\x01\x02ab\x02cd" + b"\x00\x05body!"
 SAMPLES = (
     *(b"\x00" + bytes(6) + template for template in TEMPLATES),
     *(b"\x01" + bytes(6) + template for template in TEMPLATES),
-    *(bytes([2, number]) + bytes(range(60)) for number in range(len(METHODS) - 2)),
+    bytes([2, 0, 9, 0, 40, 0, 90, 1]) + _REQUEST * 2,
+    *(bytes([2, 0, 0, 0, 0, 0, 0, number, number]) + _REQUEST * 2 for number in range(len(METHODS) - 2)),
     *(bytes([3, number % 5, number, number % len(BODIES)]) + bytes(20) for number in range(len(PATHS))),
     *(bytes([3, 2, 5 + number % 3, number, 0, 0, number]) + bytes(20) for number in range(len(BODIES))),
 )

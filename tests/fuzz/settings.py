@@ -352,7 +352,7 @@ def one_input(data: bytes) -> None:
     source.choice(KINDS)(source)
 
 
-SAMPLES = tuple(
+SAMPLES = tuple(bytes([0, number]) for number in range(len(TEXTS))) + tuple(
     bytes([kind]) + bytes((index * step + shift) % 256 for index in range(48))
     for kind in range(len(KINDS))
     for step, shift in ((1, 0), (7, 3), (31, 11), (101, 5))
