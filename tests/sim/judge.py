@@ -204,7 +204,7 @@ class MemberJudge:
                 f"promise: {node.name} reports {message.accepted} as accepted for {message.key}, its disk {accepted}"
             )
         before = self._promised.get((node.member, message.key), ZERO)
-        if message.ballot < before:
+        if message.ballot <= before:
             self.violated(f"promise: {node.name} promises {message.ballot} of {message.key} after {before} (R3)")
         self._promised[node.member, message.key] = message.ballot
         if (node.member, message.key, message.ballot) in self._shown:
@@ -234,6 +234,9 @@ class MemberJudge:
             if position in refused:
                 continue
             ballot = Ballot(item.counter, renew.member, renew.incarnation)
+            register = node.driver.acceptor.registers.get(item.key)
+            if register is not None and register.pending is not None:
+                self.violated(f"promise: {node.name} renews {item.key} while a record of it is under way (R2)")
             record = node.disk.records.get(item.key)
             if record is None or record.accepted != ballot or record.value is None:
                 self.violated(f"durability: {node.name} renews {item.key} under {ballot}, which its disk lacks (R2)")

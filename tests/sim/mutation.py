@@ -33,7 +33,14 @@ REPLACED = (
 FIXED_MEMBERS = "one configuration, one epoch"
 HONEST = "members do not lie"
 SECOND_LINE = "a check behind another rule: it takes a second bug"
+SHOWN_ONLY_IF_IT_LIFTS = "proposers show evidence only where it lifts a guard"
 NOT_REACHED = {
+    "the holder's own ballot counts as evidence": SHOWN_ONLY_IF_IT_LIFTS,
+    "evidence above the asking ballot counts": SHOWN_ONLY_IF_IT_LIFTS,
+    "a renewal is acknowledged for another value": "one ballot has one value (R3)",
+    "a renewal shortens a timer": "timers of one value only grow",
+    "a volatile release ends a lock without an end": "nodes release such a lock durably",
+    "who lacks the value does not get it": "catch-up brings it later",
     "a promise counts as evidence": "what has no value has no ballot above any",
     "the timer ends a millisecond early": "a holder stops 20 ms before",
     "a shorter duration ends the running timer": SECOND_LINE,
