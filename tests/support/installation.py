@@ -29,6 +29,15 @@ _networks = itertools.count(os.getpid())
 _versions = itertools.count(1)
 
 
+def _namespaces() -> list[str]:
+    return ["unshare", "--mount", *(() if os.geteuid() == 0 else ("--user", "--map-root-user"))]
+
+
+def can_have_hosts() -> bool:
+    """Tell whether processes can have a hosts file of their own here."""
+    return subprocess.run([*_namespaces(), "true"], capture_output=True, check=False).returncode == 0
+
+
 class Volume:
     """A directory that is renewed as a kubelet does it: all files at once, by the rename of a link."""
 
@@ -129,8 +138,7 @@ class Installation:
         self._mounts: dict[str, Volume] = {}
         home.mkdir(parents=True, exist_ok=True)
         self.hosts = home / "hosts"
-        self._wrap = ["unshare", "--mount", *(() if os.geteuid() == 0 else ("--user", "--map-root-user"))]
-        self._wrap += ["sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(self.hosts)]
+        self._wrap = [*_namespaces(), "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(self.hosts)]
         nodes = self._one("StatefulSet")
         self.nodes = [self._node(nodes, i) for i in range(nodes["spec"]["replicas"])]
         service = nodes["spec"]["serviceName"]

@@ -204,7 +204,8 @@ class Manager:
 
     def _on_authorities(self) -> None:
         for pod in self.cache.all_pods():
-            self.queue.add(("pod", pod.namespace, pod.name))
+            if pod.authorities:
+                self.queue.add(("pod", pod.namespace, pod.name))
 
     def _on_lease(self, key: Key, is_urgent: bool) -> None:
         self.queue.add(("lease", *key), is_urgent=is_urgent)
