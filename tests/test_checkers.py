@@ -156,6 +156,14 @@ def test_honesty_accepts_a_grant_that_nobody_heard() -> None:
     check_honesty([chosen(1, "a", 1), believe(2, "a", 3, 10), chosen(3, "a", 3)])
 
 
+def test_honesty_accepts_a_late_grant_only_if_told() -> None:
+    """A node that was cut off from a candidate elects it once more, after another node has served it."""
+    history = [believe(0, "a", 1, 10), unbelieve(5, "a", 1), chosen(9, "a", 3), chosen(10, "a", 3, "node-1")]
+    check_honesty(history, may_be_late=True)
+    with pytest.raises(Violation, match="chosen for 3 of shop/billing after it believed"):
+        check_honesty(history)
+
+
 @pytest.mark.parametrize(
     "history",
     [

@@ -24,7 +24,7 @@ from support.checkers.belief import check_belief
 from support.checkers.history import Event
 from support.checkers.linear import check_linearizable
 from support.checkers.progress import check_progress
-from support.checkers.reports import check_agreement, check_honesty
+from support.checkers.reports import check_agreement, check_honesty, late_grants
 from support.checkers.terms import check_durability, check_fence, check_tokens
 from support.network import Network
 from support.plot import Picture, Span, Track
@@ -301,7 +301,8 @@ def check_all(history: Sequence[Event], healed_ms: float, bound_ms: float, disks
     check_tokens(history)
     check_fence(history)
     check_agreement(history)
-    check_honesty(history)
+    check_honesty(history, may_be_late=True)
+    print(f"{len(late_grants(history))} grants came too late for a candidate that another node had served")
     check_durability(history, disks)
     check_linearizable(history)
     wanted = {lease: float(parse_duration(duration) or 0) for lease, duration in LEASES.items()}

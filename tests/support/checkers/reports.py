@@ -22,16 +22,35 @@ def check_agreement(history: Iterable[Event]) -> None:
                 )
 
 
-def check_honesty(history: Iterable[Event]) -> None:
+def late_grants(history: Iterable[Event]) -> list[Event]:
+    """Return reports that a nonce is chosen for a later term than the one that it believed, one for each such term."""
+    believed: dict[tuple[str, str], int] = {}
+    late: dict[tuple[str, str, int], Event] = {}
+    for event in sorted(history, key=lambda event: event.kind is Kind.CHOSEN):
+        if event.kind is Kind.BELIEVE:
+            believed.setdefault((event.lease, event.nonce), event.term)
+        elif event.kind is Kind.CHOSEN and event.term > believed.get((event.lease, event.nonce), event.term):
+            late.setdefault((event.lease, event.nonce, event.term), event)
+    return list(late.values())
+
+
+def check_honesty(history: Iterable[Event], *, may_be_late: bool = False) -> None:
     """Refuse a grant that was not chosen, and outcomes of one nonce that exclude each other.
 
     A nonce believes at most one term, and is not chosen for a later one. It may have been chosen for an earlier one,
     when the grant was not heard in time. "Denied" is a lie to a nonce that believes, and to one that was held for both
     before and after. "Unknown" excludes nothing but the second belief.
 
+    Args:
+        may_be_late: A nonce may be chosen for a later term all the same. A node that was cut off from a candidate does
+            not know that another node has served it since; nobody believes such a grant, and it expires.
+
     Raises:
         Violation: One of these.
     """
+    history = list(history)
+    for event in [] if may_be_late else late_grants(history):
+        raise Violation(f"honesty: {event.nonce} is chosen for {event.term} of {event.lease} after it believed")
     for lease, events in by_lease(history, Kind.BELIEVE, Kind.CHOSEN, Kind.DENIED, Kind.UNBELIEVE).items():
         owners = {event.term: event for event in events if event.kind is Kind.CHOSEN}
         believed: dict[str, int] = {}
@@ -44,9 +63,6 @@ def check_honesty(history: Iterable[Event]) -> None:
                 )
             if believed.setdefault(event.nonce, event.term) != event.term:
                 raise Violation(f"honesty: {event.nonce} believes terms {believed[event.nonce]} and {event.term}")
-        for event in owners.values():
-            if event.term > believed.get(event.nonce, event.term):
-                raise Violation(f"honesty: {event.nonce} is chosen for {event.term} after {believed[event.nonce]}")
         _check_denials(lease, events)
 
 
