@@ -8,7 +8,7 @@ from leaderlease.node.learner import Watch
 from leaderlease.node.peers import Directory, Peers
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Holder, Value
-from leaderlease.paxos.messages import Prepare
+from leaderlease.paxos.messages import Prepare, SyncPage
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
 from leaderlease.wire.session import Done, Granted, Hello, KeptAlive, Lost, Refused, Transition
 from support.nodes import NAME, Cluster
@@ -148,3 +148,24 @@ def test_who_dialled_and_cannot_read_the_answer_may_say_so() -> None:
         return taken
 
     assert asyncio.run(refuse()) == []
+
+
+def test_who_holds_for_ever_is_not_stuck_behind_a_candidate_whose_attempts_run_out_of_time() -> None:
+    """Node 2 lacks the value, node 3 is gone: Bob's attempts there get one promise and one guard, and no end. Alice,
+    whose lock it is, asks at node 2 after him, and passes her own guard."""
+    cluster = Cluster()
+    alice = cluster[1].client("alice")
+    cluster.loses = lambda source, target, message: target == "2"
+    alice.acquire(ALICE, duration_ms=None)
+    cluster.run(100)
+    assert alice.got(Granted)
+    cluster.crash(3)
+    alice.cut()
+    cluster.loses = lambda source, target, message: isinstance(message, SyncPage)
+    bob, again = cluster[2].client("bob"), cluster[2].client("alice")
+    bob.acquire(BOB, duration_ms=None)
+    cluster.run(10)
+    again.acquire(ALICE, duration_ms=None)
+    cluster.run(5_000)
+    assert [granted.term for granted in again.got(Granted)] == [1]
+    assert not bob.got(Granted)

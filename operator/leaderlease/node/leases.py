@@ -231,6 +231,8 @@ class Leases:
             answered = attempt.accepted if attempt.decision is not None else attempt.promises
             text = f"{home.name}: {attempt.quorum.missing(answered)}; ask again with the same identity"
             waiter.session.push(Failed(waiter.request, "unknown", text))
+        # Where members are missing, the guards of a holder end no attempt by themselves: it goes before whom they stop.
+        self._put_holder_first(home, attempt.seen()[1])
         self._back_off(home)
 
     def _refuse_without_quorum(self, home: Home) -> None:
