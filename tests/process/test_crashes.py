@@ -4,11 +4,12 @@ import time
 
 import leaderlease
 from leaderlease.client.core import HELLO_TIMEOUT_MS
+from leaderlease.node.server import SILENCE_MAX_S
 from support.checkers.belief import check_belief
 from support.checkers.history import Kind
 from support.checkers.terms import check_durability, check_fence, check_tokens
 from support.fence import FencedResource
-from support.processes import Holder, Quorum, boot_ms, until
+from support.processes import PATIENCE_S, Holder, Quorum, boot_ms, until
 
 NOISE_S = 3.0
 """What a busy machine may add to a bound."""
@@ -73,6 +74,24 @@ def test_stopped_holder_does_not_believe_when_it_goes_on(quorum: Quorum) -> None
     assert quorum.verify("crash/stopped", second.term)
     assert not resource.put(first.nonce, first.term)
     check_fence(quorum.history())
+
+
+def test_candidate_that_went_without_a_word_is_not_elected(quorum: Quorum) -> None:
+    """Its connection stays open and silent, as when its machine has lost power: the node forgets it, not for good."""
+    alice = quorum.hold("crash/silent")
+    alice.wait(Kind.BELIEVE)
+    bob = quorum.hold("crash/silent", at=1)
+
+    def candidates() -> int:
+        return sum(len(node.get("/v1/leases/crash/silent")[1]["candidates"]) for node in quorum.nodes)
+
+    until(candidates, "bob waits")
+    bob.pause()
+    until(lambda: not candidates(), "bob is forgotten", SILENCE_MAX_S + PATIENCE_S)
+    bob.go_on()
+    until(candidates, "bob waits again")
+    alice.kill()
+    bob.wait(Kind.BELIEVE)
 
 
 def test_all_nodes_killed_at_once(quorum: Quorum) -> None:

@@ -2,6 +2,7 @@
 
 Rule 1: a client is greeted before it is served; what it cannot be served with is refused in one sentence.
 Rule 2: connections are bounded; one too many is refused, not queued.
+Rule 3: a client that is silent for ``SILENCE_MAX_S`` is dropped, or its candidates would be elected when it has gone.
 """
 
 import asyncio
@@ -18,6 +19,10 @@ from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, GoAway, Hello, 
 
 CONNECTIONS_MAX: Final = 20_000
 """Client connections of one node."""
+SILENCE_MAX_S: Final = 30.0
+"""A client sends a keepalive every 10 s at least: one that is silent for so long has gone without a word."""
+SILENCE_CHECK_S: Final = 5.0
+"""How often that is looked at."""
 
 logger = logging.getLogger("leaderlease.server")
 
@@ -38,6 +43,7 @@ class Server:
         self._connections: dict[Connection, None] = {}
         """In the order in which they were made."""
         self._is_leaving = False
+        self._watch: asyncio.TimerHandle | None = None
         self.on_empty: Callable[[], None] = lambda: None
 
     def accept(self) -> Connection:
@@ -47,6 +53,17 @@ class Server:
     def on_made(self, connection: Connection) -> None:
         """Count a connection from the moment at which it stands."""
         self._connections[connection] = None
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().call_later(SILENCE_CHECK_S, self._drop_silent)
+
+    def _drop_silent(self) -> None:
+        """Let go of clients that have gone without a word (rule 3)."""
+        loop = asyncio.get_running_loop()
+        for connection in list(self._connections):
+            if loop.time() - connection.last_heard_s > SILENCE_MAX_S:
+                logger.warning("dropped %s: silent for %g s", connection.remote, SILENCE_MAX_S)
+                connection.drop(f"silent for {SILENCE_MAX_S:g} s")
+        self._watch = loop.call_later(SILENCE_CHECK_S, self._drop_silent) if self._connections else None
 
     def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
         """Greet a client, or say why not."""
@@ -113,5 +130,7 @@ class Server:
 
     def close(self) -> None:
         """Close what is still open."""
+        if self._watch is not None:
+            self._watch.cancel()
         for connection in list(self._connections):
             connection.close("this node leaves")
