@@ -403,7 +403,9 @@ class MemberJudge:
                 continue
             for uuid, link in node.peers.links.items():
                 peer = living.get(uuid)
-                if peer is None or not link.is_up:
+                end = link.connection._transport if link.connection is not None else None
+                # A link may be up with a life that has lost power a moment ago.
+                if peer is None or not link.is_up or end is None or end.other.process is not peer.process:
                     continue
                 life = (peer.storage.identity.incarnation, peer.storage.identity.boot_nonce)
                 if node.disk.peers.get(uuid) != life:

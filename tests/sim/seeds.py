@@ -4,6 +4,8 @@ What a seed does changes when the simulator draws differently, so each bug has a
 """
 
 FOUND = {
+    387: "a holder's second request at another node was stuck behind a candidate whose attempts ran out of time "
+    "(rules/test_found.py::test_who_holds_for_ever_is_not_stuck_behind_a_candidate_whose_attempts_run_out_of_time)",
     51: "an acquire was never answered: the timer of a forgotten vacancy displaced its attempt "
     "(rules/test_found.py::test_an_acquire_right_after_a_durable_release_is_answered)",
     0: "a rolled-back disk was listened to after it had started once more "
