@@ -277,6 +277,16 @@ def test_grant_that_nobody_wants_any_more_is_released(world: World) -> None:
     assert [type(m) for m in world.hear(granted(asked, asked.seq))] == [wire.ReleaseRequest]
 
 
+def test_grant_that_came_too_late_is_released_when_its_campaign_is_given_up(world: World) -> None:
+    """The node serves it, and every keepalive of this session would renew it for nobody (simulator, seed 404)."""
+    campaign, asked = world.ask(is_waiting=True)
+    world.pause(3_000)
+    world.hear(granted(asked, asked.seq))
+    assert campaign.phase is Phase.ASKING
+    world.core.abandon(campaign, world.now)
+    assert [m.nonce for m in world.sent(wire.ReleaseRequest)] == [ALICE.nonce]
+
+
 def test_unknown_outcome_is_asked_for_again_under_the_same_nonce(world: World) -> None:
     """Unknown is neither yes nor no (H35); other errors end the campaign."""
     campaign, asked = world.ask(is_waiting=False)

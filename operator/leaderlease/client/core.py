@@ -375,6 +375,9 @@ class SessionCore:
             if self.is_ready:
                 self.outgoing.append(wire.CancelRequest(campaign.request))
             campaign.request = 0
+        if phase is Phase.ENDED and campaign.ordinal is not None:
+            # It was granted too late to be believed: unless it is let go, the keepalives of this session renew it.
+            self._send_release(campaign.name, campaign.holder.nonce)
 
     def _watch_time(self, campaign: Campaign, now: Instant) -> None:
         """Let the next sweep be no later than this lease needs it."""
