@@ -97,8 +97,9 @@ LEASE = {
 }  # fmt: skip
 JWKS = b'{"keys": [{"kty": "RSA", "kid": "1", "n": "sXch", "e": "AQAB"}, {"kty": "EC", "kid": "2", "crv": "P-256"}]}'
 TEXTS = (
-    "1m30s", "0.5h", "750ms", "never", "3", "shop/billing", "127.0.0.1:7400", "[::1]:7400", "a=h:1,b=h:2", ":4040",
-    "http://h:1/x?y", "tcp://h:1", "exec:a 'b c'", "host", "a:1,b:2", "9" * 30 + "s", "1e3", "\u0661s", "h:\u00b2",
+    "1m30s", "0.5h", "750ms", "never", "3", "9" * 400 + "s", "shop/billing", "127.0.0.1:7400", "[::1]:7400",
+    "a=h:1,b=h:2", ":4040", "http://h:1/x?y", "tcp://h:1", "exec:a 'b c'", "host", "a:1,b:2", "9" * 30 + "s", "1e3",
+    "\u0661s", "h:\u00b2", "h:" + "9" * 5_000,
 )  # fmt: skip
 
 
