@@ -133,8 +133,8 @@ class MemberJudge:
 
     def _prepare(self, node: "Node", message: Prepare) -> None:
         if message.nonce and node.storage.oldest_pending_ms() > STALLED_MS and message.key.startswith(LEASE):
-            register = node.driver.acceptor.registers.get(message.key)
-            if register is None or register.value is None or register.value.nonce != message.nonce:
+            home = node.sessions.leases.homes.get(message.key)
+            if home is None or home.held is None or home.held.holder.nonce != message.nonce:
                 self.violated(
                     f"durability: {node.name} proposes for a new owner of {message.key} on a stalled disk (R9)"
                 )
