@@ -74,6 +74,11 @@ class Connection(asyncio.Protocol):
         self.context: Any = None
         self.last_heard_s = loop.time()
 
+    @property
+    def silent_s(self) -> float:
+        """For how many seconds nothing has been heard."""
+        return self._loop.time() - self.last_heard_s
+
     # --- asyncio ---------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final
 from leaderlease.errors import RemoteProtocolError
 from leaderlease.node.auth import Authenticator
 from leaderlease.node.connection import Connection
+from leaderlease.node.ports import Timer
 from leaderlease.node.sessions import Sessions
 from leaderlease.wire.codec import NODE
 from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, GoAway, Hello, Refused
@@ -43,7 +44,7 @@ class Server:
         self._connections: dict[Connection, None] = {}
         """In the order in which they were made."""
         self._is_leaving = False
-        self._watch: asyncio.TimerHandle | None = None
+        self._watch: Timer | None = None
         self.on_empty: Callable[[], None] = lambda: None
 
     def accept(self) -> Connection:
@@ -54,16 +55,17 @@ class Server:
         """Count a connection from the moment at which it stands."""
         self._connections[connection] = None
         if self._watch is None:
-            self._watch = asyncio.get_running_loop().call_later(SILENCE_CHECK_S, self._drop_silent)
+            self._watch = self._sessions.driver.ports.call_later(1000 * SILENCE_CHECK_S, self._drop_silent)
 
     def _drop_silent(self) -> None:
         """Let go of clients that have gone without a word (rule 3)."""
-        loop = asyncio.get_running_loop()
         for connection in list(self._connections):
-            if loop.time() - connection.last_heard_s > SILENCE_MAX_S:
+            if connection.silent_s > SILENCE_MAX_S:
                 logger.warning("dropped %s: silent for %g s", connection.remote, SILENCE_MAX_S)
                 connection.drop(f"silent for {SILENCE_MAX_S:g} s")
-        self._watch = loop.call_later(SILENCE_CHECK_S, self._drop_silent) if self._connections else None
+        self._watch = None
+        if self._connections:
+            self._watch = self._sessions.driver.ports.call_later(1000 * SILENCE_CHECK_S, self._drop_silent)
 
     def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
         """Greet a client, or say why not."""
