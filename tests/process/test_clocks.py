@@ -46,9 +46,9 @@ def test_steps_of_the_wall_clock_change_nothing(own_quorum: Quorum) -> None:
     """Set forth and back by more than a year under nodes and holders: nobody loses, and nobody gets anything early."""
     clock = wall_clock(own_quorum)
     own_quorum.start()
-    alice = own_quorum.hold("clock/step")
+    alice = own_quorum.hold("clock/step", "--duration", "3s")
     term = alice.wait(Kind.BELIEVE).term
-    bob = own_quorum.hold("clock/step", at=1)
+    bob = own_quorum.hold("clock/step", "--duration", "3s", at=1)
     for step, days in STEPS.items():
         stepped_ms = boot_ms()
         clock.set(step)

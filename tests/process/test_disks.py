@@ -55,7 +55,7 @@ def test_full_disk_ends_one_node(own_quorum: Quorum) -> None:
     with tmpfs(disk, "4m"):
         node.data = disk / "data"
         quorum.start()
-        holder = quorum.hold("disk/full")
+        holder = quorum.hold("disk/full", "--duration", "3s")
         term = holder.wait(Kind.BELIEVE).term
         full_ms = boot_ms()
         filler = fill(disk)
@@ -73,7 +73,7 @@ def test_failed_fsync_ends_one_node(own_quorum: Quorum) -> None:
     """One EIO is enough: it is not tried again, and the node serves nobody any more."""
     quorum, node = own_quorum, own_quorum.nodes[2]
     quorum.start()
-    holder = quorum.hold("disk/fsync")
+    holder = quorum.hold("disk/fsync", "--duration", "3s")
     term = holder.wait(Kind.BELIEVE).term
     tracer = Tracer(node, FSYNC, "error=EIO", quorum.folder / "strace.log")
     try:
@@ -94,7 +94,7 @@ def test_stalled_disks_cost_no_holder(own_quorum: Quorum) -> None:
     """R2: every fsync of every node takes three seconds; who holds goes on, for a renewal needs no disk."""
     quorum = own_quorum
     quorum.start()
-    holder = quorum.hold("disk/stalled", "--duration", "2s")
+    holder = quorum.hold("disk/stalled", "--duration", "3s")
     term = holder.wait(Kind.BELIEVE).term
     tracers = [
         Tracer(node, FSYNC, "delay_enter=3000000", quorum.folder / f"{node.name}.strace") for node in quorum.nodes
