@@ -3,8 +3,7 @@
 Rule 1: ``on.event`` only. Every other kind of handler makes kopf write to the objects: finalizers, annotations.
 Rule 2: kopf has a thread and a loop of its own, because on its way out it cancels every task of its loop.
 Rule 3: a watch that the API server ends in an error, other than 410, is gone for good, and kopf goes on without it. So
-        its watches are counted, and kopf is started anew when one is missing. Only if that happens again and again the
-        operator ends.
+        the end of a watch ends kopf, which is started anew. Only if that happens again and again the operator ends.
 """
 
 import asyncio
@@ -26,10 +25,8 @@ CONNECT_TIMEOUT_S: Final = 5
 STOP_TIMEOUT_S: Final = 5.0
 BACKOFF_MAX_S: Final = 2.0
 """The longest pause before a watch is tried again."""
-WATCHDOG_S: Final = 1.0
-"""How often the watches are counted."""
 WATCH_TASKS: Final = "watcher for "
-"""How kopf calls the tasks of its watches; under other names they would not be counted."""
+"""How kopf calls the tasks of its watches; a test fails if it calls them otherwise one day."""
 RESTART_S: Final = 1.0
 """Pause before kopf is started anew."""
 STEADY_S: Final = 60.0
@@ -119,8 +116,7 @@ class Watcher:
     async def _main(self, end: threading.Event) -> None:
         if self._stop.is_set():
             return
-        # A callback, and no task: kopf cancels those.
-        asyncio.get_running_loop().call_later(WATCHDOG_S, self._count_watches, end, frozenset())
+        asyncio.get_running_loop().set_task_factory(self._make_task)
         await kopf.operator(
             registry=self._registry(),
             settings=self._settings(),
@@ -130,16 +126,17 @@ class Watcher:
             stop_flag=end,
         )
 
-    def _count_watches(self, end: threading.Event, before: frozenset[str]) -> None:
-        """Have kopf end if a watch that there was is not there any more."""
-        tasks = asyncio.all_tasks()
-        now = frozenset(task.get_name() for task in tasks if task.get_name().startswith(WATCH_TASKS))
-        if gone := before - now:
-            if not end.is_set():
-                logger.warning("%s ended: all watches begin anew", ", ".join(sorted(gone)))
-            end.set()
+    def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> "asyncio.Task[Any]":
+        task = asyncio.Task(coro, loop=loop, **options)
+        task.add_done_callback(self._on_task_end)
+        return task
+
+    def _on_task_end(self, task: "asyncio.Task[Any]") -> None:
+        """Have kopf end when one of its watches has (rule 3)."""
+        if task.cancelled() or not task.get_name().startswith(WATCH_TASKS) or self._end.is_set():
             return
-        asyncio.get_running_loop().call_later(WATCHDOG_S, self._count_watches, end, now)
+        logger.warning("the %s ended: all watches begin anew: %s", task.get_name(), task.exception())
+        self._end.set()
 
     def _registry(self) -> kopf.OperatorRegistry:
         registry = kopf.OperatorRegistry()
