@@ -32,7 +32,7 @@ RULES: Final = {
     "time": "section 4",
     "promise": "R1 (the guard and its evidence), R3 (strictly greater)",
     "propose": "R3 (one value for a ballot), R6 (a majority of promises), R7 (the highest value decides the term)",
-    "accept": "R3 (the value of its ballot), R4 (not below the promise)",
+    "accept": "R3 (the value of its ballot), R4 (not below the promise), section 4 (the whole duration)",
     "repeat": "R2 (only what is durable, under an unbroken promise)",
     "renewed": "R2 (only what is durable, under an unbroken promise)",
     "restart": "R5 (promises and timers survive)",
