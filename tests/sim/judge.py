@@ -395,6 +395,20 @@ class MemberJudge:
             for disk in self.world.honest_disks()
         ]
 
+    def is_half_released(self, name: str) -> bool:
+        """Tell whether a living member guards a lock without end whose end another living one has accepted."""
+        guarded, ended = set(), set()
+        for node in self.world.nodes.values():
+            register = node.driver.acceptor.registers.get(LEASE + name)
+            if node.process.is_dead or register is None or register.value is None:
+                continue
+            value = register.value
+            if value.holder is None:
+                ended.add(value.term)
+            elif value.is_never:
+                guarded.add(value.term)
+        return bool(guarded & ended)
+
     def check_lives(self) -> None:
         """Refuse a member that talks to another and has not that one's life on its disk: it may go back (H24)."""
         living = {node.member: node for node in self.world.nodes.values() if not node.process.is_dead}

@@ -175,7 +175,12 @@ class World:
         try:
             check_progress(self.referee.history, healed_ms, wanted, PROGRESS_MS)
         except Violation as error:
-            self.referee.violated(str(error))
+            stuck = [name for name in wanted if f" {name} " in str(error) and self.referee.is_half_released(name)]
+            if not stuck:
+                self.referee.violated(str(error))
+            # Known, and said in docs/simulator.md: this takes an operator.
+            self.counts["a half-finished release waits for an operator"] += 1
+            self._check_progress(healed_ms, {name: ms for name, ms in wanted.items() if name not in stuck})
 
     def heal(self) -> float:
         """End all faults; return when."""
