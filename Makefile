@@ -62,7 +62,7 @@ chaos: $(DEV) ## Break a real quorum for MINUTES=2 as SEED=0 says (0: any), chec
 		$(BIN)/python -m pytest -s tests/process/test_chaos.py::test_chaos
 
 .PHONY: e2e
-e2e: $(DEV) ## Break the Kubernetes cluster of KUBECONFIG with LEADERLEASE_CLUSTER; figures in build/e2e.json (12 minutes)
+e2e: $(DEV) ## Break the Kubernetes cluster of KUBECONFIG with LEADERLEASE_CLUSTER; figures in build/e2e.json (some 18 minutes)
 	LEADERLEASE_REQUIRE=e2e $(BIN)/python -m pytest -s tests/e2e
 
 .PHONY: coverage
