@@ -85,6 +85,8 @@ class Manager:
         )
         self.is_synced = False
         self.last_event_at: dict[str, float] = {}
+        self._delivered: set[tuple[str, str, str]] = set()
+        """What watches told of before: if it is listed again, a watch began anew."""
         self._observer = Observer(self.api, self.cache, self.links.get)
         self._applier = Applier(
             *(self.api, self.cache, self.links.get),
@@ -170,10 +172,12 @@ class Manager:
 
     def _on_event(self, kind: Kind, change: str | None, body: Json) -> None:
         self.metrics.watched.labels(kind.name).inc()
-        if change is None and time.monotonic() > self._started_at + START_S:
-            self._suspect_gap()
-        self.last_event_at[kind.name] = time.monotonic()
         metadata = body["metadata"]
+        key = (kind.name, metadata.get("namespace", ""), metadata["name"])
+        if change is None and (key in self._delivered or time.monotonic() > self._started_at + START_S):
+            self._suspect_gap()
+        (self._delivered.discard if change == "DELETED" else self._delivered.add)(key)
+        self.last_event_at[kind.name] = time.monotonic()
         if change == "DELETED":
             self.cache.remove(kind, metadata.get("namespace", ""), metadata["name"], int(metadata["resourceVersion"]))
             return
