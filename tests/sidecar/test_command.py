@@ -28,6 +28,17 @@ from leaderlease.sidecar.command import (
 )
 
 WORKER = Path(__file__).parents[1] / "support" / "working_command.py"
+TELLS_SIGNALS = """
+import signal, sys
+def tell(number, frame):
+    print("got", signal.Signals(number).name.removeprefix("SIG"), flush=True)
+for number in map(int, sys.argv[1:]):
+    signal.signal(number, tell)
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(5))
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
 SHELL = ("bash", "-c")
 """For scripts with traps. dash loses a signal that comes while it starts a program, which shares its memory then."""
 WAIT_S = 20.0
@@ -206,8 +217,8 @@ def test_status_file_follows_the_renewals(runs: Runs) -> None:
 def test_signals_reach_the_command(runs: Runs) -> None:
     """SIGHUP, SIGUSR1 and the like are CMD's business; none of them ends the wrapper."""
     numbers = [signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH]
-    traps = "".join(f"trap 'echo got {n.name.removeprefix('SIG')}' {n.name.removeprefix('SIG')}; " for n in numbers)
-    process = runs.start(*SHELL, f"{traps} trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done")
+    # No shell: one that starts a program at this moment may lose the signal, or end with that program.
+    process = runs.start(sys.executable, "-c", TELLS_SIGNALS, *(str(int(number)) for number in numbers))
     assert _line(process) == "ready"
     for number in numbers:
         process.send_signal(number)

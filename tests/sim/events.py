@@ -102,7 +102,6 @@ RARE_FROM_SEEDS = 500
 RARE = frozenset(
     {
         "a renewal of a hundred leases",
-        "lost: another node serves it now",
         "a lease was held through a whole roll-out",
         "crash between two writes, the first got through",
         "fsync failed, what it wrote was there",
