@@ -97,7 +97,12 @@ class Helm:
         path = self._home / "values.json"
         path.write_text(json.dumps(values or {}))
         # Helm's own directories, so that nothing of the person who runs the tests is read or written.
-        environ = {"PATH": "", "HELM_CACHE_HOME": str(self._home), "HELM_CONFIG_HOME": str(self._home)}
+        environ = {
+            "PATH": "",
+            "HOME": str(self._home),
+            "HELM_CACHE_HOME": str(self._home),
+            "HELM_CONFIG_HOME": str(self._home),
+        }
         command = [str(shutil.which("helm")), *arguments, "--values", str(path)]
         return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environ)
 
