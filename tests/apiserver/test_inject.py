@@ -20,6 +20,7 @@ import yaml
 
 from leaderlease.cli.local import LocalQuorum
 from support.apiserver import ApiError, ApiServer
+from support.mirror import announce
 from support.operators import Replica, eventually
 
 GROUP = "/apis/leaderlease.dev/v1alpha1"
@@ -116,13 +117,7 @@ def injector(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     nodes = LocalQuorum(tmp_path_factory.mktemp("quorum"), auto_declare=False)
     try:
         nodes.start()
-        body = {
-            "apiVersion": "leaderlease.dev/v1alpha1",
-            "kind": "LeaderQuorum",
-            "metadata": {"name": QUORUM},
-            "spec": {"endpoints": nodes.endpoints},
-        }
-        api.apply(body, f"{GROUP}/leaderquorums")
+        announce(nodes, api, QUORUM)
         found.start()
         found.register()
         yield found

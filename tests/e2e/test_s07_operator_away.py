@@ -15,12 +15,7 @@ def test_operator_away(deploy: Deploy, report: Report) -> None:
     app = deploy(3.0)
     leader = app.leader()
     e2e.until("the status shows it", lambda: app.status().get("term") == leader.term)
-    replicas = e2e.get("deployment", "leaderlease-operator", "-n", e2e.NAMESPACE)["spec"]["replicas"]
-    began = boottime_ms()
-    e2e.kubectl("scale", e2e.OPERATOR, "-n", e2e.NAMESPACE, "--replicas=0")
-    try:
-        for pod in e2e.get("pods", "-n", e2e.NAMESPACE, "-l", e2e.OPERATOR_LABELS):
-            e2e.kill_processes(pod["metadata"]["uid"])
+    with e2e.operators_away() as began:
         e2e.sleep_until(began + AWAY_S / 2 * 1000)
         assert app.journal.leaderless_ms(began, boottime_ms() - 500) == []
         assert app.journal.terms(began) == [leader.term]
@@ -29,8 +24,6 @@ def test_operator_away(deploy: Deploy, report: Report) -> None:
         after = app.journal.next_reign(leader.term, app.duration_s + 10)
         e2e.sleep_until(began + AWAY_S * 1000)
         assert app.status()["term"] == leader.term, "somebody wrote the status while the operator was away"
-    finally:
-        e2e.kubectl("scale", e2e.OPERATOR, "-n", e2e.NAMESPACE, f"--replicas={replicas}")
     back = boottime_ms()
     e2e.until("the mirror converges", lambda: app.status().get("term") == after.term)
     converged = (boottime_ms() - back) / 1000

@@ -126,15 +126,8 @@ def application_is_rolled_out(scene: Scene) -> None:
 
 def operators_are_away(scene: Scene) -> None:
     """Both replicas are killed, and none comes back for a while."""
-    replicas = e2e.get("deployment", "leaderlease-operator", "-n", e2e.NAMESPACE)["spec"]["replicas"]
-    began = boottime_ms()
-    e2e.kubectl("scale", e2e.OPERATOR, "-n", e2e.NAMESPACE, "--replicas=0")
-    try:
-        for pod in e2e.get("pods", "-n", e2e.NAMESPACE, "-l", e2e.OPERATOR_LABELS):
-            e2e.kill_processes(pod["metadata"]["uid"])
+    with e2e.operators_away() as began:
         scene.last(began)
-    finally:
-        e2e.kubectl("scale", e2e.OPERATOR, "-n", e2e.NAMESPACE, f"--replicas={replicas}")
 
 
 FAULTS: tuple[Callable[[Scene], None], ...] = (

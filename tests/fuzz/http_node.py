@@ -1,6 +1,7 @@
 """The HTTP port of a real node: any bytes are answered in HTTP or not at all, what is sound gets the right answer."""
 
 import json
+from functools import cache
 
 from fuzz.exchange import (
     TEMPLATES,
@@ -31,13 +32,9 @@ class Served(World):
         self.port = self.web._runner.addresses[0][1]
 
 
-_served: list[Served] = []
-
-
+@cache
 def _world() -> Served:
-    if not _served:
-        _served.append(Served())
-    return _served[0]
+    return Served()
 
 
 def one_input(data: bytes) -> None:

@@ -5,6 +5,7 @@ sound request reaches its handler exactly as it was sent.
 """
 
 import asyncio
+from functools import cache
 from urllib.parse import quote_plus
 
 import msgspec
@@ -75,13 +76,9 @@ class Served(World):
         return port
 
 
-_served: list[Served] = []
-
-
+@cache
 def _world() -> Served:
-    if not _served:
-        _served.append(Served())
-    return _served[0]
+    return Served()
 
 
 def one_input(data: bytes) -> None:

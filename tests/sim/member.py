@@ -15,6 +15,7 @@ from leaderlease.node.connection import Connection
 from leaderlease.node.driver import Driver
 from leaderlease.node.expiries import Expiries
 from leaderlease.node.homes import LEASE
+from leaderlease.node.node import LEAVE_TIMEOUT_S, LINGER_S
 from leaderlease.node.peers import (
     BACKOFF_FIRST_S,
     BACKOFF_MAX_S,
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
     from sim.world import World
 
 _encode = msgspec.msgpack.Encoder().encode
-LEAVE_MS = 2_000.0
-LINGER_MS = 1_000.0
-"""As ``node.LEAVE_TIMEOUT_S`` and ``node.LINGER_S``."""
 
 
 class Link(PeerLink):
@@ -80,7 +78,7 @@ class Link(PeerLink):
 
     def _next_ping(self, connection: Connection) -> None:
         if connection.is_open:
-            self._ping(connection, self._node.loop.time())
+            self._ping(connection)
             self._plan_ping(connection)
 
     def _again(self) -> None:
@@ -255,9 +253,9 @@ class Node:
             return
         self.counts["a node left in order"] += 1
         self.engine.say(self.name, "leaves: clients are told")
-        self.server.on_empty = lambda: self.process.later(LINGER_MS, self._left)
+        self.server.on_empty = lambda: self.process.later(LINGER_S * 1000, self._left)
         if self.server.leave():
-            self.process.later(LEAVE_MS, self._left)
+            self.process.later(LEAVE_TIMEOUT_S * 1000, self._left)
         else:
             self._left()
 

@@ -131,6 +131,20 @@ def broken(arguments: Sequence[str], undo: Sequence[str]) -> Iterator[float]:
         fault(*undo)
 
 
+@contextlib.contextmanager
+def operators_away() -> Iterator[float]:
+    """Kill all replicas of the operator at once, let none come back meanwhile, and yield when that began."""
+    replicas = get("deployment", "leaderlease-operator", "-n", NAMESPACE)["spec"]["replicas"]
+    began = boottime_ms()
+    kubectl("scale", OPERATOR, "-n", NAMESPACE, "--replicas=0")
+    try:
+        for pod in get("pods", "-n", NAMESPACE, "-l", OPERATOR_LABELS):
+            kill_processes(pod["metadata"]["uid"])
+        yield began
+    finally:
+        kubectl("scale", OPERATOR, "-n", NAMESPACE, f"--replicas={replicas}")
+
+
 def processes_of(uid: str) -> list[int]:
     """Return the processes of a pod; the nodes of the cluster run on this kernel."""
     found = []

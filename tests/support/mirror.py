@@ -99,18 +99,23 @@ def declared(world: World, name: str = "billing") -> bool:
     return bool(body) and (body.get("status") or {}).get("observedGeneration") == body["metadata"]["generation"]
 
 
+def announce(nodes: LocalQuorum, api: ApiServer, name: str) -> None:
+    """Apply a LeaderQuorum that tells of these nodes."""
+    body = {
+        "apiVersion": "leaderlease.dev/v1alpha1",
+        "kind": "LeaderQuorum",
+        "metadata": {"name": name},
+        "spec": {"endpoints": nodes.endpoints},
+    }
+    api.apply(body, f"{GROUP}/leaderquorums")
+
+
 @contextmanager
 def serving(nodes: LocalQuorum, api: ApiServer, name: str) -> Iterator[LocalQuorum]:
     """Start the nodes, and apply a LeaderQuorum that tells of them."""
     try:
         nodes.start()
-        body = {
-            "apiVersion": "leaderlease.dev/v1alpha1",
-            "kind": "LeaderQuorum",
-            "metadata": {"name": name},
-            "spec": {"endpoints": nodes.endpoints},
-        }
-        api.apply(body, f"{GROUP}/leaderquorums")
+        announce(nodes, api, name)
         yield nodes
     finally:
         nodes.stop()

@@ -72,12 +72,12 @@ class Connection(asyncio.Protocol):
         self.has_hello = False
         self.member = ""
         self.context: Any = None
-        self.last_heard_s = loop.time()
+        self._last_heard_s = loop.time()
 
     @property
     def silent_s(self) -> float:
         """For how many seconds nothing has been heard."""
-        return self._loop.time() - self.last_heard_s
+        return self._loop.time() - self._last_heard_s
 
     # --- asyncio ---------------------------------------------------------------------------------------------
 
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Decode and hand on; a broken frame ends the connection (rule 2)."""
-        self.last_heard_s = self._loop.time()
+        self._last_heard_s = self._loop.time()
         try:
             for message in self._decoder.feed(data):
                 if self._transport is None:

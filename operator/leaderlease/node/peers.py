@@ -181,8 +181,7 @@ class PeerLink:
         return reason_of(error) if error is not None else ""
 
     async def _once(self) -> None:
-        loop = asyncio.get_running_loop()
-        connection = Connection(loop, PEER, self)
+        connection = Connection(asyncio.get_running_loop(), PEER, self)
         self._closed.clear()
         if reason := await self._dial(connection):
             self._note(reason)
@@ -195,12 +194,12 @@ class PeerLink:
                     async with asyncio.timeout(PING_PERIOD_S):
                         await self._closed.wait()
                         return
-                self._ping(connection, loop.time())
+                self._ping(connection)
         finally:
             connection.drop("this node leaves")
 
-    def _ping(self, connection: Connection, now_s: float) -> None:
-        if now_s - connection.last_heard_s > SILENCE_MAX_S:
+    def _ping(self, connection: Connection) -> None:
+        if connection.silent_s > SILENCE_MAX_S:
             connection.drop(f"silent for {SILENCE_MAX_S:g} s")
         elif self.is_up:
             connection.push_urgent(Ping(0, self._peers.now_us()))

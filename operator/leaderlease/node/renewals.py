@@ -13,7 +13,7 @@ Rule 5: a node that reaches no majority sends its clients to others, which may: 
 from typing import Final
 
 from leaderlease.node.driver import Driver
-from leaderlease.node.homes import Home, Session
+from leaderlease.node.homes import Held, Home, Session
 from leaderlease.node.leases import Leases
 from leaderlease.node.ports import Timer
 from leaderlease.paxos.messages import Accept, Renew, Renewed, RenewItem
@@ -63,6 +63,11 @@ class Round:
         self.nacked: set[int] = set()
         self.is_done = False
         self.timer: Timer | None = None
+
+    def held_at(self, position: int) -> Held | None:
+        """Return what is renewed at a position that a member named; None if it is held otherwise by now, or none."""
+        held = self.homes[position].held if position < len(self.homes) else None
+        return held if held is not None and held.item is self.items[position] else None
 
 
 class Renewals:
@@ -178,9 +183,8 @@ class Renewals:
                     self._take_over(round_, position)
 
     def _take_over(self, round_: Round, position: int) -> None:
-        home = round_.homes[position] if position < len(round_.homes) else None
-        if home is not None and home.held is not None and home.held.item is round_.items[position]:
-            self._leases.take_over(home)
+        if round_.held_at(position) is not None:
+            self._leases.take_over(round_.homes[position])
 
     def _finish(self, round_: Round) -> None:
         round_.is_done = True
@@ -191,10 +195,7 @@ class Renewals:
         """Send the full value to a member that missed it: a late copy of this node's own Accept (R2)."""
         driver = self._driver
         for position in unknown[:REPAIRS_MAX]:
-            if position >= len(round_.items):
-                return
-            held = round_.homes[position].held
-            if held is not None and held.item is round_.items[position]:
+            if (held := round_.held_at(position)) is not None:
                 driver.send(member, Accept(driver.epoch, held.item.key, held.ballot, held.value))
 
     def _on_peer_change(self, member: str, is_up: bool) -> None:

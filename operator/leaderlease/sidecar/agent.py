@@ -153,7 +153,6 @@ class Sidecar:
 
     async def _connect(self) -> None:
         await self.client.__aenter__()
-        log.info("connected to %s", self.client.endpoint)
 
     def _token(self) -> str:
         assert self._config.token_file is not None
