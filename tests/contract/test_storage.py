@@ -9,7 +9,7 @@ from leaderlease.errors import InvariantViolated, StorageError, WrongDirectory
 from leaderlease.paxos.acceptor import Ceiling, Record
 from leaderlease.paxos.ballot import ZERO, Ballot
 from leaderlease.paxos.lease import Value
-from leaderlease.storage.base import Storage
+from leaderlease.storage.base import LIVES_MAX, Life, Storage
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
 from support.disks import CLUSTER, MEMBERS, OTHER_CLUSTER, Owner, configuration, record
 
@@ -99,23 +99,27 @@ def test_new_disk_is_blank_and_has_a_member(bench: Bench) -> None:
     """Rule 3: a formatted disk has a member uuid, its first incarnation, and nothing promised."""
     storage = bench.open()
     assert storage.identity.member
-    assert storage.identity.boot_nonce
-    assert (storage.identity.cluster, storage.identity.incarnation) == ("", 1)
+    assert storage.identity.life.boot_nonce
+    assert (storage.identity.cluster, storage.identity.life.incarnation) == ("", 1)
     loaded = storage.load()
     assert (loaded.records, loaded.ceiling, loaded.configuration) == ((), 0, None)
     assert storage.peers() == {}
 
 
 def test_every_opening_is_a_new_life_of_the_same_member(bench: Bench) -> None:
-    """R3, H12, H24: the incarnation rises at each opening, the boot nonce is fresh, the member stays."""
+    """R3, H12, H24: the incarnation rises at each opening, the nonce is fresh, the earlier ones and the member stay."""
     storage = bench.open()
-    lives = [storage.identity]
-    for _ in range(3):
+    identities = [storage.identity]
+    for _ in range(LIVES_MAX + 2):
         storage = _reopen(bench, storage)
-        lives.append(storage.identity)
-    assert [life.incarnation for life in lives] == [1, 2, 3, 4]
-    assert len({life.boot_nonce for life in lives}) == 4
-    assert len({life.member for life in lives}) == 1
+        identities.append(storage.identity)
+    lives = [identity.life for identity in identities]
+    nonces = [life.boot_nonce for life in lives]
+    assert [life.incarnation for life in lives] == list(range(1, LIVES_MAX + 4))
+    assert len(set(nonces)) == LIVES_MAX + 3
+    assert [life.earlier for life in lives[:3]] == [(), (nonces[0],), (nonces[1], nonces[0])]
+    assert lives[-1].earlier == tuple(reversed(nonces[2:-1]))
+    assert len({identity.member for identity in identities}) == 1
 
 
 def test_callbacks_run_in_order_and_never_inside_append(bench: Bench) -> None:
@@ -208,12 +212,12 @@ def test_peers_are_remembered(bench: Bench) -> None:
     """H24: the latest life of every peer, over a restart; not before it is durable."""
     storage = bench.open()
     done: list[int] = []
-    storage.remember_peer(MEMBERS[1], 3, "x", lambda: done.append(1))
-    storage.remember_peer(MEMBERS[2], 1, "y", lambda: done.append(2))
-    storage.remember_peer(MEMBERS[1], 4, "z", lambda: done.append(3))
+    storage.remember_peer(MEMBERS[1], Life(3, "x"), lambda: done.append(1))
+    storage.remember_peer(MEMBERS[2], Life(1, "y"), lambda: done.append(2))
+    storage.remember_peer(MEMBERS[1], Life(4, "z", ("x",)), lambda: done.append(3))
     assert storage.peers() == {}
     bench.until(lambda: len(done) == 3)
-    expected = {MEMBERS[1]: (4, "z"), MEMBERS[2]: (1, "y")}
+    expected = {MEMBERS[1]: Life(4, "z", ("x",)), MEMBERS[2]: Life(1, "y")}
     assert storage.peers() == expected
     assert _reopen(bench, storage).peers() == expected
 
@@ -269,7 +273,7 @@ def test_one_life_at_a_time(bench: Bench) -> None:
     storage = bench.open()
     with pytest.raises(WrongDirectory, match="locked by another process"):
         bench.open()
-    assert _reopen(bench, storage).identity.incarnation == 2
+    assert _reopen(bench, storage).identity.life.incarnation == 2
 
 
 def test_nothing_pending_means_zero(bench: Bench) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from fuzz.source import Source
 from leaderlease.errors import StorageError
 from leaderlease.paxos.acceptor import Ceiling, Record
-from leaderlease.storage.base import Identity, Loaded
+from leaderlease.storage.base import Identity, Life, Loaded
 from leaderlease.storage.directory import DATABASE, wal_of
 from leaderlease.storage.inspect import inspect
 from support.disks import MEMBERS, Owner, configuration, record
@@ -46,7 +46,7 @@ def _fill(directory: Path, *, crashed: bool) -> Known:
     storage = owner.open(directory)
     done: list[int] = []
     storage.configure(configuration(), lambda: done.append(1))
-    storage.remember_peer(MEMBERS[1], 3, "nonce", lambda: done.append(2))
+    storage.remember_peer(MEMBERS[1], Life(3, "nonce"), lambda: done.append(2))
     owner.until(lambda: len(done) == 2)
     records: dict[str, Record] = {}
     states = [_state(records, 0)]
@@ -168,7 +168,7 @@ def _started(directory: Path, known: Known, allowed: tuple[Loaded, ...]) -> Load
             assert storage.identity.member != known.identity.member, "an emptied disk came back as the member it was"
             return None
         assert storage.identity.member == known.identity.member
-        assert storage.identity.incarnation > 1 or found == BLANK
+        assert storage.identity.life.incarnation > 1 or found == BLANK
         assert found in allowed, f"neither refused nor what had been durable: {found}"
         return found
     finally:

@@ -274,8 +274,8 @@ def test_h28_h36_who_does_not_belong_here_is_refused_in_one_sentence(hello: Hell
 def test_h24_h33_a_disk_that_went_back_in_time_is_refused() -> None:
     """A peer remembers the highest incarnation; what was promised since is lost."""
     directory = _directory()
-    directory.remember(_running("u2", incarnation=5, boot_nonce="u2/5"))
-    assert "rolled back" in directory.refusal(_running("u2", incarnation=4, boot_nonce="u2/4"))
+    directory.remember(_running("u2", incarnation=5, boot_nonce="u2/5", earlier=("u2/4",)))
+    assert "rolled back" in directory.refusal(_running("u2", incarnation=4, boot_nonce="u2/4 again"))
 
 
 def test_h24_h33_two_lives_with_one_incarnation_are_a_copied_disk() -> None:
@@ -290,10 +290,18 @@ def test_h24_lives_of_peers_are_remembered_over_a_restart() -> None:
     disk = MemoryDisk("u1")
     storage = MemoryStorage(disk)
     directory = Directory(CONFIGURATION, storage, lambda: _running("u1"))
-    directory.remember(_running("u2", incarnation=5, boot_nonce="u2/5"))
+    directory.remember(_running("u2", incarnation=5, boot_nonce="u2/5", earlier=("u2/4",)))
     storage.flush()
     storage.crash()
-    assert "rolled back" in _directory(disk).refusal(_running("u2", incarnation=4, boot_nonce="u2/4"))
+    assert "rolled back" in _directory(disk).refusal(_running("u2", incarnation=4, boot_nonce="u2/4 again"))
+
+
+def test_h24_a_life_that_has_ended_is_refused_but_proves_nothing() -> None:
+    """Older than any nonce that is kept, it is late, or its disk was rolled back: it does not vote either way."""
+    directory = _directory()
+    directory.remember(_running("u2", incarnation=50, boot_nonce="u2/50", earlier=("u2/49",)))
+    assert "has ended" in directory.refusal(_running("u2", incarnation=3, boot_nonce="u2/3"))
+    assert directory.refusal(_running("u2", incarnation=51, boot_nonce="u2/51", earlier=("u2/50", "u2/49"))) == ""
 
 
 def test_member_uuids_are_looked_up_in_both_sets_while_joint() -> None:

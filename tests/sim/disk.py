@@ -15,6 +15,7 @@ from typing import Any
 from leaderlease.errors import CorruptRecord
 from leaderlease.paxos.acceptor import Ceiling, Record
 from leaderlease.paxos.membership import Configuration
+from leaderlease.storage.base import Life
 from leaderlease.storage.memory import BATCH_MAX, Body, MemoryDisk, MemoryStorage
 from leaderlease.storage.rows import (
     CEILING,
@@ -24,7 +25,6 @@ from leaderlease.storage.rows import (
     RECORD,
     SUM,
     Contents,
-    Life,
     Row,
     Self,
     read_contents,
@@ -66,7 +66,7 @@ class Rows(MemoryDisk):
     def begin(self, boot_nonce: str) -> None:
         """Begin the next life, durably."""
         super().begin(boot_nonce)
-        self._enter([(MEMBER, "", Self(self.member, self.incarnation, self.boot_nonce))])
+        self._enter([(MEMBER, "", Self(self.member, self.life.incarnation, self.life.boot_nonce, self.life.earlier))])
 
     def write(self, batch: Sequence[tuple[str, Body]]) -> None:
         """Take one transaction, whole, as the rows that production would write."""
@@ -90,7 +90,7 @@ class Rows(MemoryDisk):
         if contents.problems:
             raise CorruptRecord(f"disk of {self.member}: {contents.problems[0]}")
         loaded, identity = contents.loaded(), contents.identity
-        self.incarnation, self.boot_nonce = identity.incarnation, identity.boot_nonce
+        self.life = identity.life
         self.records = {record.key: record for record in loaded.records}
         self.ceiling, self.configuration, self.peers = loaded.ceiling, loaded.configuration, dict(contents.peers)
         self._ledger = contents.ledger

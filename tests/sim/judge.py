@@ -325,7 +325,7 @@ class MemberJudge:
     def _specs_grow(self, node: "Node", name: str) -> None:
         """What one life of a node knows to be declared never goes back to an older ballot."""
         known = node.sessions.specs._ballots.get(name, ZERO)
-        life = (node.member, node.storage.identity.incarnation, name)
+        life = (node.member, node.storage.identity.life.incarnation, name)
         if known < self._specs.get(life, ZERO):
             self.violated(f"honesty: {node.name} goes back to an older declaration of {name}")
         self._specs[life] = known
@@ -419,7 +419,7 @@ class MemberJudge:
                 # A link may be up with a life that has lost power a moment ago.
                 if peer is None or not link.is_up or end is None or end.other.process is not peer.process:
                     continue
-                life = (peer.storage.identity.incarnation, peer.storage.identity.boot_nonce)
+                life = peer.storage.identity.life
                 if node.disk.peers.get(uuid) != life:
                     self.violated(
                         f"durability: {node.name} talks to {peer.name} and has not kept which life it is (R8)"

@@ -171,7 +171,7 @@ class Node:
     def _build(self) -> None:
         """As ``node.Node._build``."""
         identity, member = self.storage.identity, self.member
-        self.driver = Driver(self.configuration, member, identity.incarnation, self.storage, self.ports)
+        self.driver = Driver(self.configuration, member, identity.life.incarnation, self.storage, self.ports)
         self.referee.began(self)
         self.driver.on_installed.append(lambda record: self.referee.installed(self, record))
         for record in self.disk.records.values():
@@ -208,9 +208,9 @@ class Node:
         """As ``node.Node.hello``."""
         identity, configuration = self.storage.identity, self.configuration
         return Hello(
-            "peer", PROTOCOL_MIN, PROTOCOL_MAX, configuration.cluster, identity.member, identity.incarnation,
-            identity.boot_nonce, configuration.epoch, self.name, f"{self.name}/peer", "sim", "",
-            _encode(configuration),
+            "peer", PROTOCOL_MIN, PROTOCOL_MAX, configuration.cluster, identity.member, identity.life.incarnation,
+            identity.life.boot_nonce, configuration.epoch, self.name, f"{self.name}/peer", "sim", "",
+            _encode(configuration), identity.life.earlier,
         )  # fmt: skip
 
     def _hello_to_clients(self) -> Hello:

@@ -15,6 +15,7 @@ from leaderlease.client.campaign import Campaign
 from leaderlease.client.keepalive import IDLE_PERIOD_MS
 from leaderlease.errors import CorruptRecord
 from leaderlease.paxos.membership import first_configuration
+from leaderlease.storage.base import Life
 from leaderlease.wire import session as wire
 from sim.actor import Actor
 from sim.disk import Platter, Rows
@@ -243,7 +244,7 @@ class World:
         backups = self.backups.setdefault(name, [])
         backups.append(disk.copy())
         node = self.nodes[name] = Node(self, self.configuration, member, disk)
-        self.engine.say(name, f"starts: incarnation {disk.incarnation}, {len(disk.records)} records")
+        self.engine.say(name, f"starts: incarnation {disk.life.incarnation}, {len(disk.records)} records")
         node.start()
         if self.flaps.get(name):
             self.counts["a life that was cut short"] += 1
@@ -293,12 +294,12 @@ class World:
         return [self.images.get(name, disk) for name, disk in self.disks.items()]
 
     def would_be_recognised(self, name: str, disk: Rows) -> bool:
-        """Tell whether every member with an honest disk knows a later life of it, durably.
+        """Tell whether every member with an honest disk knows, durably, a life that its next one contradicts.
 
         One that has not met the life that was lost takes a disk that went back for a new life; that is not promised.
         """
-        known = (theirs.peers.get(disk.member, (0, "")) for other, theirs in self._honest(name))
-        return all(incarnation > disk.incarnation for incarnation, _ in known)
+        known = (theirs.peers.get(disk.member, Life(0, "")) for other, theirs in self._honest(name))
+        return all(life.contradicts(disk.life.next("")) for life in known)
 
     def _honest(self, name: str) -> list[tuple[str, Rows]]:
         return [(other, disk) for other, disk in self.disks.items() if other != name and other not in self.lost_disks]

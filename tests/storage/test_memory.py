@@ -101,4 +101,4 @@ def test_copied_disk_is_another_disk(disk: MemoryDisk) -> None:
     storage.flush()
     twin = MemoryStorage(clone)
     assert twin.load().records == ()
-    assert (twin.identity.member, twin.identity.incarnation) == (disk.member, disk.incarnation)
+    assert (twin.identity.member, twin.identity.life) == (disk.member, disk.life)

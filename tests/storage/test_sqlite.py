@@ -19,7 +19,7 @@ from leaderlease.errors import (
     WrongDirectory,
 )
 from leaderlease.paxos.acceptor import Ceiling
-from leaderlease.storage.base import FORMAT
+from leaderlease.storage.base import FORMAT, Life
 from leaderlease.storage.directory import DATABASE, LOCK, read_image, wal_of
 from leaderlease.storage.inspect import inspect
 from leaderlease.storage.sqlite import SqliteStorage, open_storage
@@ -54,7 +54,7 @@ def filled(owner: Owner, directory: Path) -> Path:
     done: list[int] = []
     storage.configure(configuration(), lambda: done.append(1))
     storage.append(Ceiling(65_536), lambda: done.append(2))
-    storage.remember_peer(MEMBERS[1], 3, "nonce", lambda: done.append(3))
+    storage.remember_peer(MEMBERS[1], Life(3, "nonce"), lambda: done.append(3))
     owner.until(lambda: len(done) == 3)
     owner.store(storage, *(record(f"l/{number}", number + 1) for number in range(40)))
     storage.close()
@@ -107,7 +107,7 @@ def test_locked_directory_is_refused_by_every_way_in(storage: SqliteStorage, own
     for way_in in (owner.open, inspect, _open_read_only):
         with pytest.raises(WrongDirectory, match=f"{directory}: locked by another process"):
             way_in(directory)
-    assert storage.identity.incarnation == 1
+    assert storage.identity.life.incarnation == 1
 
 
 def test_database_that_another_program_holds_is_refused(owner: Owner, filled: Path) -> None:
@@ -360,9 +360,9 @@ def test_read_only_opening_changes_nothing(filled: Path) -> None:
     (filled / LOCK).unlink()
     before = {path.name: path.read_bytes() for path in filled.iterdir()}
     storage = _open_read_only(filled)
-    assert storage.identity.incarnation == 1
+    assert storage.identity.life.incarnation == 1
     assert len(storage.load().records) == len(storage.load().records) == 40
-    assert storage.peers() == {MEMBERS[1]: (3, "nonce")}
+    assert storage.peers() == {MEMBERS[1]: Life(3, "nonce")}
     assert (storage.oldest_pending_ms(), storage.fsync_seconds()) == (0.0, [])
     with pytest.raises(LocalProtocolError, match="read-only"):
         storage.append(record("l/a", 1), lambda: None)
@@ -375,9 +375,9 @@ def test_inspection_shows_everything_and_writes_nothing(filled: Path) -> None:
     before = {path.name: path.read_bytes() for path in filled.iterdir()}
     found = inspect(filled)
     assert found.identity is not None
-    assert (found.identity.cluster, found.identity.incarnation) == (CLUSTER, 1)
+    assert (found.identity.cluster, found.identity.life.incarnation) == (CLUSTER, 1)
     assert (found.format, found.epoch, found.configuration) == (FORMAT, 1, configuration())
-    assert (found.ceiling, found.peers, found.problems) == (65_536, {MEMBERS[1]: (3, "nonce")}, ())
+    assert (found.ceiling, found.peers, found.problems) == (65_536, {MEMBERS[1]: Life(3, "nonce")}, ())
     assert {one.key: one for one in found.registers} == {
         f"l/{number}": record(f"l/{number}", number + 1) for number in range(40)
     }
@@ -415,13 +415,13 @@ def test_kill_at_any_time_loses_nothing_that_was_acknowledged(owner: Owner, dire
         found = inspect(directory)
         assert found.problems == ()
         assert found.identity is not None
-        assert found.identity.incarnation == life
+        assert found.identity.life.incarnation == life
         stored = {one.key: one.accepted.counter for one in found.registers}
         assert all(stored[key] >= counter for key, counter in acknowledged.items())
         assert all(one == record(one.key, one.accepted.counter) for one in found.registers)
         first = max(stored.values())
     storage = owner.open(directory)
-    assert storage.identity.incarnation == 4
+    assert storage.identity.life.incarnation == 4
     storage.close()
 
 

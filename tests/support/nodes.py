@@ -148,7 +148,9 @@ class Node:
         self.ports = Ports(cluster, disk.member)
         self.storage = MemoryStorage(disk, self.ports.call_soon)
         identity = self.storage.identity
-        self.driver = Driver(cluster.configuration, identity.member, identity.incarnation, self.storage, self.ports)
+        self.driver = Driver(
+            cluster.configuration, identity.member, identity.life.incarnation, self.storage, self.ports
+        )
         self.sessions = Sessions(self.driver, name=disk.member, auto_declare=True)
         self.leases = self.sessions.leases
         self.expiries = Expiries(self.driver, self.leases)

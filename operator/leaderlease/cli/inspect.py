@@ -47,13 +47,13 @@ def _head(found: "Inspection") -> dict[str, Any]:
         "format": found.format,
         "cluster": identity.cluster if identity is not None else None,
         "member": identity.member if identity is not None else None,
-        "incarnation": identity.incarnation if identity is not None else None,
+        "incarnation": identity.life.incarnation if identity is not None else None,
         "epoch": found.epoch,
         "ceiling": found.ceiling,
         "members": plain(found.configuration.members) if found.configuration is not None else [],
         "peers": [
-            {"member": member, "incarnation": incarnation, "boot_nonce": boot_nonce}
-            for member, (incarnation, boot_nonce) in sorted(found.peers.items())
+            {"member": member, "incarnation": life.incarnation, "boot_nonce": life.boot_nonce}
+            for member, life in sorted(found.peers.items())
         ],
         "checked": found.checked,
     }

@@ -112,7 +112,7 @@ class Node:
         identity = self.storage.identity
         logger.info(
             "%s serves clients at %s, peers at %s: member %s, incarnation %d, epoch %d",
-            config.name, config.listen_client, config.listen_peer, identity.member, identity.incarnation,
+            config.name, config.listen_client, config.listen_peer, identity.member, identity.life.incarnation,
             self._configuration.epoch,
         )  # fmt: skip
 
@@ -193,8 +193,9 @@ class Node:
             version_max=PROTOCOL_MAX,
             cluster=configuration.cluster if configuration is not None else "",
             member=identity.member,
-            incarnation=identity.incarnation,
-            boot_nonce=identity.boot_nonce,
+            incarnation=identity.life.incarnation,
+            boot_nonce=identity.life.boot_nonce,
+            earlier=identity.life.earlier,
             epoch=configuration.epoch if configuration is not None else 0,
             name=self.config.name,
             address=self.config.address,
@@ -251,7 +252,7 @@ class Node:
         config, identity = self.config, self.storage.identity
         self._built_s = asyncio.get_running_loop().time()
         world = World(self._halted)
-        driver = Driver(configuration, identity.member, identity.incarnation, self.storage, world)
+        driver = Driver(configuration, identity.member, identity.life.incarnation, self.storage, world)
         for key, register in driver.acceptor.registers.items():
             if key.startswith(LEASE) and register.value is not None:
                 driver.learner.restore(key[len(LEASE) :], register.accepted, register.value)

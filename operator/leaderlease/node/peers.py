@@ -1,7 +1,7 @@
 """Connections between members: each dials every other for its own requests, and answers come back on the same one.
 
 Rule 1: a member is whom its hello says, if cluster, configuration and history agree; a disk that went back in time or
-        runs twice is refused (R8, H24).
+        runs twice is refused for good (R8, H24), and the hello of an ended life, late on its way, is no proof of that.
 Rule 2: a connection on which nothing was heard for ``SILENCE_MAX_S`` is dead, whatever TCP says.
 Rule 3: reconnects never stop, and their pauses are bounded.
 Rule 4: a member that dials this one is there: it is dialled at once, at the address it came from, for a name in the
@@ -19,7 +19,7 @@ from typing import Any, Final
 from leaderlease.node.connection import Connection
 from leaderlease.paxos.membership import Configuration, Member
 from leaderlease.paxos.messages import Ping, Renew, Renewed
-from leaderlease.storage.base import Storage
+from leaderlease.storage.base import Life, Storage
 from leaderlease.wire.codec import PEER
 from leaderlease.wire.reasons import reason_of
 from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, Hello, Refused
@@ -35,7 +35,7 @@ BACKOFF_MAX_S: Final = 2.0
 BOOTSTRAPPING: Final = "it is still being bootstrapped"
 """Why a member is not connected yet that has not made the configuration durable that this one has."""
 QUARANTINED: Final = 1 << 62
-"""Life that is remembered of a member whose disk lied once: no later one of its own reaches it (rule 1)."""
+"""Incarnation that is remembered of a member whose disk lied once: no start of its own reaches it (rule 1)."""
 INBOUND_MAX: Final = 64
 """Connections that other members may hold open here."""
 
@@ -86,34 +86,39 @@ class Directory:
         return self._history_refusal(hello)
 
     def _history_refusal(self, hello: Hello) -> str:
-        incarnation, boot_nonce = self._lives.get(hello.member, (0, ""))
-        if incarnation == QUARANTINED:
+        known, life = self._lives.get(hello.member), life_of(hello)
+        if known is None:
+            return ""
+        if known.incarnation == QUARANTINED:
             return f"{hello.name} stays out: its disk was rolled back or copied before; it cannot vote any more"
-        if hello.incarnation < incarnation:
-            self._quarantine(hello.member)
+        if life.contradicts(known):
+            self._remember(hello.member, Life(QUARANTINED, ""))
+            if life.incarnation == known.incarnation:
+                return (
+                    f"{hello.name} runs twice under incarnation {life.incarnation}: its disk was copied, or rolled "
+                    "back; stop it, it cannot vote any more"
+                )
             return (
-                f"{hello.name} comes back with incarnation {hello.incarnation} after {incarnation}: its disk was "
-                "rolled back, and what it promised since is lost; it cannot vote any more"
+                f"{hello.name} comes with incarnation {life.incarnation} after another {known.incarnation} than its "
+                "own: its disk was rolled back, and what it promised since is lost; it cannot vote any more"
             )
-        if hello.incarnation == incarnation and hello.boot_nonce != boot_nonce:
-            self._quarantine(hello.member)
-            return (
-                f"{hello.name} runs twice under incarnation {incarnation}: its disk was copied, or rolled back; stop "
-                "it, it cannot vote any more"
-            )
+        if life.incarnation < known.incarnation:
+            return f"incarnation {life.incarnation} of {hello.name} has ended: {known.incarnation} was here"
         return ""
-
-    def _quarantine(self, member: str) -> None:
-        """Remember it for good: each of its starts raises its incarnation, past all that was ever seen of it."""
-        self._lives[member] = (QUARANTINED, "")
-        self._storage.remember_peer(member, QUARANTINED, "", lambda: None)
 
     def remember(self, hello: Hello) -> None:
         """Remember this life of a peer, durably."""
-        life = (hello.incarnation, hello.boot_nonce)
-        if self._lives.get(hello.member) != life:
-            self._lives[hello.member] = life
-            self._storage.remember_peer(hello.member, *life, lambda: None)
+        if self._lives.get(hello.member) != life_of(hello):
+            self._remember(hello.member, life_of(hello))
+
+    def _remember(self, member: str, life: Life) -> None:
+        self._lives[member] = life
+        self._storage.remember_peer(member, life, lambda: None)
+
+
+def life_of(hello: Hello) -> Life:
+    """Return which life of its member said this."""
+    return Life(hello.incarnation, hello.boot_nonce, hello.earlier)
 
 
 class PeerLink:

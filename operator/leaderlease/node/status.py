@@ -30,7 +30,7 @@ def node_status(sessions: "Sessions") -> NodeStatus:
         name=sessions.name,
         member=driver.member,
         cluster=identity.cluster,
-        incarnation=identity.incarnation,
+        incarnation=identity.life.incarnation,
         epoch=driver.epoch,
         version=__version__,
         ballot_highest=max(driver.proposer.counter, driver.acceptor.counter_max),

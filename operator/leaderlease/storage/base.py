@@ -17,6 +17,37 @@ from leaderlease.paxos.membership import Configuration
 
 FORMAT = 1
 """Of what is written to disk; a newer one is refused."""
+LIVES_MAX = 16
+"""Starts before this one of which a disk keeps the boot nonce."""
+
+
+class Life(msgspec.Struct, frozen=True, array_like=True):
+    """A member from one start to the next, and which lives led to it (H24).
+
+    Attributes:
+        incarnation: Counts the starts, from 1; 0 is a disk that was only formatted.
+        boot_nonce: Drawn at this start.
+        earlier: Boot nonces of the starts before, the latest first; at most ``LIVES_MAX``.
+    """
+
+    incarnation: int
+    boot_nonce: str
+    earlier: tuple[str, ...] = ()
+
+    def next(self, boot_nonce: str) -> "Life":
+        """Return the life that begins when this disk is opened again."""
+        earlier = (self.boot_nonce, *self.earlier)[:LIVES_MAX] if self.incarnation else ()
+        return Life(self.incarnation + 1, boot_nonce, earlier)
+
+    def contradicts(self, other: "Life") -> bool:
+        """Tell whether these cannot both be lives of one disk that never went back in time.
+
+        The later one names the boot nonce of the earlier one, or began too many starts after it to know.
+        """
+        older, newer = sorted((self, other), key=lambda life: life.incarnation)
+        nonces = (newer.boot_nonce, *newer.earlier)
+        starts = newer.incarnation - older.incarnation
+        return starts < len(nonces) and nonces[starts] != older.boot_nonce
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -25,14 +56,12 @@ class Identity(msgspec.Struct, frozen=True):
     Attributes:
         cluster: uuid; empty until the bootstrap.
         member: uuid, minted when the disk was formatted.
-        incarnation: Which life of the member this is, from 1.
-        boot_nonce: Drawn at every opening.
+        life: Which life of the member this is.
     """
 
     cluster: str
     member: str
-    incarnation: int
-    boot_nonce: str
+    life: Life
 
 
 class Loaded(msgspec.Struct, frozen=True):
@@ -64,11 +93,11 @@ class Storage(Protocol):
     def configure(self, configuration: Configuration, on_durable: Durable) -> None:
         """Make the configuration, and with it the cluster, durable."""
 
-    def remember_peer(self, member: str, incarnation: int, boot_nonce: str, on_durable: Durable) -> None:
+    def remember_peer(self, member: str, life: Life, on_durable: Durable) -> None:
         """Remember a peer's latest life, to recognise a rolled-back or cloned disk (H24)."""
 
-    def peers(self) -> dict[str, tuple[int, str]]:
-        """Return member uuid -> (incarnation, boot nonce), as remembered."""
+    def peers(self) -> dict[str, Life]:
+        """Return member uuid -> its latest life, as remembered."""
 
     def fsync_seconds(self) -> list[float]:
         """Return and forget the durations of the latest commits, in seconds; at most some thousands."""

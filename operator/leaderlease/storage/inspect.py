@@ -10,7 +10,7 @@ import msgspec
 
 from leaderlease.paxos.acceptor import Record
 from leaderlease.paxos.membership import Configuration
-from leaderlease.storage.base import FORMAT, Identity
+from leaderlease.storage.base import FORMAT, Identity, Life
 from leaderlease.storage.directory import DirectoryLock, read_image
 
 
@@ -24,7 +24,7 @@ class Inspection(msgspec.Struct, frozen=True):
         configuration: None before the bootstrap.
         ceiling: Every ballot up to this counter counts as promised.
         registers: In order of their keys.
-        peers: Member uuid -> (incarnation, boot nonce), as last seen.
+        peers: Member uuid -> its latest life, as seen.
         checked: Rows whose checksum was compared.
         problems: One sentence each; empty if the data is whole.
     """
@@ -35,7 +35,7 @@ class Inspection(msgspec.Struct, frozen=True):
     configuration: Configuration | None
     ceiling: int
     registers: tuple[Record, ...]
-    peers: dict[str, tuple[int, str]]
+    peers: dict[str, Life]
     checked: int
     problems: tuple[str, ...]
 

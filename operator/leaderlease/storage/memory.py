@@ -13,8 +13,7 @@ from typing import Final
 from leaderlease.errors import DiskFailed, StorageError, WrongDirectory, invariant
 from leaderlease.paxos.acceptor import Ceiling, Record
 from leaderlease.paxos.membership import Configuration
-from leaderlease.storage.base import Durable, Identity, Loaded
-from leaderlease.storage.rows import Life
+from leaderlease.storage.base import Durable, Identity, Life, Loaded
 
 BATCH_MAX: Final = 1023
 """Entries in one batch, as in ``writer``."""
@@ -32,18 +31,17 @@ class MemoryDisk:
 
     def __init__(self, member: str) -> None:
         self.member = member
-        self.incarnation = 0
-        self.boot_nonce = ""
+        self.life = Life(0, "")
         self.records: dict[str, Record] = {}
         self.ceiling = 0
         self.configuration: Configuration | None = None
-        self.peers: dict[str, tuple[int, str]] = {}
+        self.peers: dict[str, Life] = {}
         self.is_locked = False
 
     def copy(self) -> "MemoryDisk":
         """Return this disk as it is now, unlocked."""
         twin = type(self)(self.member)
-        twin.incarnation, twin.boot_nonce = self.incarnation, self.boot_nonce
+        twin.life = self.life
         twin.records, twin.peers = dict(self.records), dict(self.peers)
         twin.ceiling, twin.configuration = self.ceiling, self.configuration
         return twin
@@ -55,8 +53,7 @@ class MemoryDisk:
 
     def begin(self, boot_nonce: str) -> None:
         """Begin the next life, durably; an empty nonce is made from member and incarnation."""
-        self.incarnation += 1
-        self.boot_nonce = boot_nonce or f"{self.member}/{self.incarnation}"
+        self.life = self.life.next(boot_nonce or f"{self.member}/{self.life.incarnation + 1}")
 
     def write(self, batch: Sequence[tuple[str, Body]]) -> None:
         """Take one transaction of keys and bodies, whole."""
@@ -69,7 +66,7 @@ class MemoryDisk:
                 case Configuration():
                     self.configuration = body
                 case Life():
-                    self.peers[key] = (body.incarnation, body.boot_nonce)
+                    self.peers[key] = body
 
 
 class MemoryStorage:
@@ -101,7 +98,7 @@ class MemoryStorage:
         disk.is_locked = True
         disk.begin(boot_nonce)
         cluster = disk.configuration.cluster if disk.configuration is not None else ""
-        self.identity = Identity(cluster, disk.member, disk.incarnation, disk.boot_nonce)
+        self.identity = Identity(cluster, disk.member, disk.life)
         self._disk = disk
         self._schedule = schedule
         self._on_failure = on_failure
@@ -130,22 +127,22 @@ class MemoryStorage:
         )
 
         def _durable() -> None:
-            self.identity = Identity(configuration.cluster, mine.member, mine.incarnation, mine.boot_nonce)
+            self.identity = Identity(configuration.cluster, mine.member, mine.life)
             on_durable()
 
         self._enqueue("", configuration, _durable)
 
-    def remember_peer(self, member: str, incarnation: int, boot_nonce: str, on_durable: Durable) -> None:
+    def remember_peer(self, member: str, life: Life, on_durable: Durable) -> None:
         """Remember a peer's latest life."""
 
         def _durable() -> None:
-            self._peers[member] = (incarnation, boot_nonce)
+            self._peers[member] = life
             on_durable()
 
-        self._enqueue(member, Life(incarnation, boot_nonce), _durable)
+        self._enqueue(member, life, _durable)
 
-    def peers(self) -> dict[str, tuple[int, str]]:
-        """Return member uuid -> (incarnation, boot nonce), as remembered."""
+    def peers(self) -> dict[str, Life]:
+        """Return member uuid -> its latest life, as remembered."""
         return dict(self._peers)
 
     def fsync_seconds(self) -> list[float]:

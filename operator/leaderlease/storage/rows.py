@@ -15,7 +15,7 @@ from google_crc32c import value as crc32c
 from leaderlease.errors import invariant
 from leaderlease.paxos.acceptor import Ceiling, Record
 from leaderlease.paxos.membership import Configuration
-from leaderlease.storage.base import Identity, Loaded
+from leaderlease.storage.base import Identity, Life, Loaded
 
 SCHEMA: Final = """
 CREATE TABLE entry (kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL, crc INTEGER NOT NULL,
@@ -31,19 +31,22 @@ PEER: Final = "peer"
 SUM: Final = "sum"
 
 
-class Life(msgspec.Struct, frozen=True, array_like=True):
-    """The latest life of a peer."""
-
-    incarnation: int
-    boot_nonce: str
-
-
 class Self(msgspec.Struct, frozen=True, array_like=True):
-    """Who this is. The cluster is the configuration's, so that the two cannot differ."""
+    """Who this is. The cluster is the configuration's, so that the two cannot differ.
+
+    Attributes:
+        incarnation, boot_nonce, earlier: See ``Life``; a row that was written without the last reads as none.
+    """
 
     member: str
     incarnation: int
     boot_nonce: str
+    earlier: tuple[str, ...] = ()
+
+    @property
+    def life(self) -> Life:
+        """Which life of the member this is."""
+        return Life(self.incarnation, self.boot_nonce, self.earlier)
 
 
 class Sum(msgspec.Struct, frozen=True, array_like=True):
@@ -118,7 +121,7 @@ class Contents:
         self.configuration: Configuration | None = None
         self.ceiling = 0
         self.records: list[Record] = []
-        self.peers: dict[str, tuple[int, str]] = {}
+        self.peers: dict[str, Life] = {}
         self.ledger = Ledger()
         self.sum_crc = 0
         self.checked = 0
@@ -138,7 +141,7 @@ class Contents:
         """Whose disk this is; asked for only when there are no problems."""
         invariant(self.mine is not None, "a database without an identity was taken for a whole one")
         assert self.mine is not None
-        return Identity(self.cluster, self.mine.member, self.mine.incarnation, self.mine.boot_nonce)
+        return Identity(self.cluster, self.mine.member, self.mine.life)
 
     def _place(self, key: str, body: Body) -> None:
         match body:
@@ -151,7 +154,7 @@ class Contents:
             case Self():
                 self.mine = body
             case Life():
-                self.peers[key] = (body.incarnation, body.boot_nonce)
+                self.peers[key] = body
             case Sum():
                 self.ledger.sequence = body.sequence
 

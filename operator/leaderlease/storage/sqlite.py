@@ -17,7 +17,7 @@ from typing import Final
 from leaderlease.errors import LocalProtocolError, StorageError, WrongDirectory, invariant
 from leaderlease.paxos.acceptor import Ceiling, Record
 from leaderlease.paxos.membership import Configuration
-from leaderlease.storage.base import Durable, Identity, Loaded
+from leaderlease.storage.base import Durable, Identity, Life, Loaded
 from leaderlease.storage.directory import (
     DATABASE,
     DirectoryLock,
@@ -35,7 +35,6 @@ from leaderlease.storage.rows import (
     RECORD,
     SUM,
     Contents,
-    Life,
     Self,
     read_contents,
 )
@@ -97,7 +96,7 @@ class SqliteStorage:
             mine.cluster in ("", configuration.cluster),
             f"member {mine.member} of cluster {mine.cluster} was given a configuration of {configuration.cluster}",
         )
-        identity = Identity(configuration.cluster, mine.member, mine.incarnation, mine.boot_nonce)
+        identity = Identity(configuration.cluster, mine.member, mine.life)
 
         def _durable() -> None:
             self.identity = identity
@@ -106,17 +105,17 @@ class SqliteStorage:
         self._loaded = None
         self._open_writer().append(CONFIGURATION, "", configuration, _durable)
 
-    def remember_peer(self, member: str, incarnation: int, boot_nonce: str, on_durable: Durable) -> None:
+    def remember_peer(self, member: str, life: Life, on_durable: Durable) -> None:
         """Remember a peer's latest life, to recognise a rolled-back or cloned disk (H24)."""
 
         def _durable() -> None:
-            self._peers[member] = (incarnation, boot_nonce)
+            self._peers[member] = life
             on_durable()
 
-        self._open_writer().append(PEER, member, Life(incarnation, boot_nonce), _durable)
+        self._open_writer().append(PEER, member, life, _durable)
 
-    def peers(self) -> dict[str, tuple[int, str]]:
-        """Return member uuid -> (incarnation, boot nonce), as remembered."""
+    def peers(self) -> dict[str, Life]:
+        """Return member uuid -> its latest life, as remembered."""
         return dict(self._peers)
 
     def fsync_seconds(self) -> list[float]:
@@ -196,7 +195,8 @@ def _open_to_write(
     before = _check(directory, contents, expected_cluster)
     connection = _connect(directory, contents)
     try:
-        contents.mine = Self(before.member, before.incarnation + 1, secrets.token_hex(16))
+        life = before.life.next(secrets.token_hex(16))
+        contents.mine = Self(before.member, life.incarnation, life.boot_nonce, life.earlier)
         mine = contents.ledger.row(MEMBER, "", contents.mine)
         summed = contents.ledger.sum_row()
         connection.execute("INSERT OR REPLACE INTO entry VALUES (?,?,?,?),(?,?,?,?)", [*mine, *summed])

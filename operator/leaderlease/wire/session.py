@@ -26,6 +26,7 @@ class Hello(_Message, frozen=True, tag="hello"):
         cluster: uuid; empty for a client that takes any, and for a member that has not been bootstrapped.
         member: The speaker's uuid; empty for clients.
         boot_nonce: Drawn at every start; tells a cloned disk from a reconnect (H24).
+        earlier: Boot nonces of the starts before, the latest first: a disk that went back in time has others.
         epoch: 0 before the bootstrap.
         address: Where the speaker's peers reach it.
     """
@@ -43,6 +44,7 @@ class Hello(_Message, frozen=True, tag="hello"):
     software: str = ""
     token: str = ""
     configuration: bytes = b""
+    earlier: tuple[str, ...] = ()
 
 
 class Refused(_Message, frozen=True, tag="refused"):
