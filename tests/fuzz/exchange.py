@@ -21,6 +21,8 @@ HANG_S = 45.0
 METHODS = ("GET", "HEAD", "POST", "PUT", "OPTIONS", "DELETE", "PATCH", "TRACE", "get", "X")
 TEMPLATES: tuple[bytes, ...] = (
     b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET /none\r\n\r\n",
+    b"GET /livez HTTP/2.0\r\nHost: a\r\n\r\n",
     b"HEAD /livez HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /readyz?verbose HTTP/1.0\r\n\r\n",
     b"GET /v1/leases?prefix=shop/&after=a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
@@ -37,7 +39,8 @@ TEMPLATES: tuple[bytes, ...] = (
     b"GET http://[::1/ HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /%ff%00%2e%2e/?a=1&a=2&=&%zz HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 200 + b"\r\n\r\n",
 )
-_STATUS = re.compile(rb"(?:\A|\n)HTTP/1\.[01] (\d{3}) ")
+_STATUS = re.compile(rb"(?:\A|\n)HTTP/(?:0\.9|1\.[01]|2\.0) (\d{3}) ")
+"""A status line; aiohttp answers under the version that it was asked under, or 0.9 where that is left out."""
 
 
 class Errors(logging.Handler):
@@ -139,7 +142,7 @@ def statuses(answer: bytes) -> list[int]:
 
 def check_answers(answer: bytes, allowed: frozenset[int]) -> None:
     """Expect HTTP or nothing, and no status that tells of a bug."""
-    assert not answer or answer.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), f"no HTTP came back: {answer[:80]!r}"
+    assert not answer or _STATUS.match(answer), f"no HTTP came back: {answer[:80]!r}"
     found = statuses(answer)
     assert allowed.issuperset(found), f"{found}: {answer[:300]!r}"
 
