@@ -94,6 +94,14 @@ def test_it_agrees_with_trying_every_order() -> None:
     assert min(verdicts.values()) > 150
 
 
+def test_reads_that_wait_for_long_are_no_burden() -> None:
+    """Thirty questions of one client, open while all else happened, are answered together after it; seed 828115313773."""
+    many = [read("c", number, 900, 3) for number in range(30)]
+    history = [acquire("a", 100, 110, 1), acquire("b", 200), acquire("c", 300, 950, 3), read("b", 400, 410, 2), *many]
+    assert is_linearizable(history)
+    assert not is_linearizable([*history, read("b", 960, 970, 2)])
+
+
 def test_ten_thousand_operations_of_one_lease_are_put_in_order() -> None:
     """Overlapping asks of many clients, with unknown ones among them."""
     draw = random.Random(3)
