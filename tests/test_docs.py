@@ -103,12 +103,8 @@ PROGRAMS = [example for example in example_ids() if example[0] == "docs/sdk.md"]
 @pytest.fixture(scope="module")
 def endpoints(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Three real nodes that admit undeclared leases."""
-    quorum = LocalQuorum(tmp_path_factory.mktemp("quorum"), 3)
-    try:
-        quorum.start()
+    with LocalQuorum(tmp_path_factory.mktemp("quorum"), 3) as quorum:
         yield ",".join(quorum.endpoints)
-    finally:
-        quorum.stop()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=named)

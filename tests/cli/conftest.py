@@ -15,12 +15,8 @@ from support.commands import Cli, Ran
 @pytest.fixture(scope="session")
 def quorum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalQuorum]:
     """Three nodes that admit undeclared leases."""
-    made = LocalQuorum(tmp_path_factory.mktemp("quorum"), 3)
-    try:
-        made.start()
+    with LocalQuorum(tmp_path_factory.mktemp("quorum"), 3) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture(scope="session")

@@ -51,12 +51,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 def secured(files: Files, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The endpoint of a quorum of one that wants certificates from its clients."""
     options = (*files.flags(), "--tls-client-auth")
-    made = LocalQuorum(tmp_path_factory.mktemp("secured"), 1, options=options)
-    try:
-        made.start()
+    with LocalQuorum(tmp_path_factory.mktemp("secured"), 1, options=options) as made:
         yield made.nodes[0].endpoint
-    finally:
-        made.stop()
     # Handshakes that failed are no clients to wait for.
     assert "did not leave" not in made.nodes[0].log_tail(100)
 
@@ -100,9 +96,7 @@ def test_status_of_an_unreachable_endpoint_has_the_reason(cli: Cli, quorum: Loca
 
 def test_status_without_a_majority_fails(cli: Cli, tmp_path: Path) -> None:
     """One of two is left: in words what that means, and exit code 75. Nothing that is asked of it succeeds."""
-    quorum = LocalQuorum(tmp_path, 2)
-    quorum.start()
-    try:
+    with LocalQuorum(tmp_path, 2) as quorum:
         quorum.kill(quorum.nodes[1])
         endpoints = ",".join(quorum.endpoints)
         ran = cli("status", "--endpoints", endpoints)
@@ -113,8 +107,6 @@ def test_status_without_a_majority_fails(cli: Cli, tmp_path: Path) -> None:
             assert ran.code == 75
             assert is_one_sentence(ran.err), ran.err
             assert "1 of 2 nodes answers, 2 are needed" in ran.err
-    finally:
-        quorum.stop()
 
 
 # --- nobody answers ------------------------------------------------------------------------------------------

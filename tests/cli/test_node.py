@@ -38,10 +38,8 @@ def configs(monkeypatch: pytest.MonkeyPatch) -> list[NodeConfig]:
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The data directory of node-0, the only member of a cluster, whose node has stopped. Not to be changed."""
-    quorum = LocalQuorum(tmp_path_factory.mktemp("one"), 1)
-    quorum.start()
-    quorum.stop()
-    return quorum.nodes[0].data
+    with LocalQuorum(tmp_path_factory.mktemp("one"), 1) as quorum:
+        return quorum.nodes[0].data
 
 
 @pytest.fixture

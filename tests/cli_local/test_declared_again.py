@@ -16,10 +16,8 @@ WAIT_S = 10.0
 @pytest.fixture(scope="module")
 def quorum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalQuorum]:
     """Three nodes that do not declare by themselves."""
-    found = LocalQuorum(tmp_path_factory.mktemp("quorum"), auto_declare=False)
-    found.start()
-    yield found
-    found.stop()
+    with LocalQuorum(tmp_path_factory.mktemp("quorum"), auto_declare=False) as found:
+        yield found
 
 
 async def waiting(client: leaderlease.Client, name: str) -> None:

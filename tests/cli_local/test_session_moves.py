@@ -11,9 +11,7 @@ LEASE = "shop/billing"
 
 async def test_holder_is_not_delayed_by_a_denial_at_its_new_node(tmp_path: Path) -> None:
     """A candidate was denied at node 1 for the rest of the lease; the holder that moves there keeps its lease."""
-    quorum = LocalQuorum(tmp_path)
-    quorum.start()
-    try:
+    with LocalQuorum(tmp_path) as quorum:
         first, second, third = quorum.endpoints
         async with leaderlease.connect([first, second, third]) as holder, leaderlease.connect([second]) as other:
             lease = await holder.acquire(LEASE, "alice", duration="2s")
@@ -31,5 +29,3 @@ async def test_holder_is_not_delayed_by_a_denial_at_its_new_node(tmp_path: Path)
             assert not lease.lost.is_set(), lease.reason
             assert len(pending) == 2
             assert await other.verify(LEASE, lease.term)
-    finally:
-        quorum.stop()

@@ -13,12 +13,8 @@ from leaderlease.wire.session import Transition
 
 @pytest.fixture(scope="module")
 def quorum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalQuorum]:
-    made = LocalQuorum(tmp_path_factory.mktemp("quorum"), 1)
-    try:
-        made.start()
+    with LocalQuorum(tmp_path_factory.mktemp("quorum"), 1) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.mark.parametrize("kind", ["state", "resync"])

@@ -249,11 +249,8 @@ class Guarded:
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     made = Guarded(tmp_path_factory.mktemp("guarded"))
-    try:
-        made.quorum.start()
+    with made.quorum:
         yield made
-    finally:
-        made.quorum.stop()
 
 
 async def test_pods_hold_what_admits_them_and_nothing_else(guarded: Guarded) -> None:

@@ -22,12 +22,8 @@ from leaderlease.node.web import Web
 
 @pytest.fixture(scope="module")
 def quorum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalQuorum]:
-    made = LocalQuorum(tmp_path_factory.mktemp("quorum"), 3)
-    try:
-        made.start()
+    with LocalQuorum(tmp_path_factory.mktemp("quorum"), 3) as made:
         yield made
-    finally:
-        made.stop()
 
 
 def fetch(quorum: LocalQuorum, path: str) -> tuple[int, str]:

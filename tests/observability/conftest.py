@@ -1,5 +1,6 @@
 """A quorum, two sidecars, a fail-over between them, and a Prometheus that saw all of it."""
 
+import contextlib
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,11 +45,11 @@ def _see(prometheus: Prometheus, count: int, selector: str) -> None:
 def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
     """The holder is killed once; the other sidecar leads then."""
     folder = tmp_path_factory.mktemp("observed")
-    quorum = LocalQuorum(folder / "quorum", 3)
-    sidecars = Sidecars(folder, quorum.endpoints)
-    running: list[Prometheus] = []
-    try:
-        quorum.start()
+    with (
+        LocalQuorum(folder / "quorum", 3) as quorum,
+        contextlib.closing(Sidecars(folder, quorum.endpoints)) as sidecars,
+        contextlib.ExitStack() as stack,
+    ):
         health = ("--health", f"http://127.0.0.1:{quorum.nodes[0].http_port}/livez", "--duration", "1s")
         first = sidecars.start("billing-0", "billing", *health)
         first.until_leader()
@@ -60,7 +61,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
         }
         targets |= {one.port: {"namespace": "test", "pod": one.identity} for one in (first, second)}
         prometheus = Prometheus(folder, targets, RULES)
-        running.append(prometheus)
+        stack.callback(prometheus.stop)
         _see(prometheus, SCRAPES, "leaderlease_has_leader")
         _see(prometheus, SCRAPES, "leaderlease_is_leader")
         first.kill()
@@ -68,8 +69,3 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
         _see(prometheus, 3 * SCRAPES, "leaderlease_has_leader")
         prometheus.until("rules", lambda: prometheus.query("leaderlease:term:max == 2"))
         yield Plant(prometheus, _scrape(quorum.nodes[0].http_port), _scrape(second.port))
-    finally:
-        for one in running:
-            one.stop()
-        sidecars.close()
-        quorum.stop()

@@ -12,12 +12,8 @@ from support.sidecars import Sidecars
 @pytest.fixture(scope="session")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalQuorum]:
     """Three nodes that nobody harms."""
-    made = LocalQuorum(tmp_path_factory.mktemp("sidecar-quorum"), 3)
-    try:
-        made.start()
+    with LocalQuorum(tmp_path_factory.mktemp("sidecar-quorum"), 3) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

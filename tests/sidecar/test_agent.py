@@ -1,5 +1,6 @@
 """Real sidecars at a real quorum: election, restart, health, hand-over, the end, and the loss of all nodes."""
 
+import contextlib
 import json
 import os
 import socket
@@ -221,10 +222,10 @@ def test_several_leases_are_won_one_by_one(sidecars: Sidecars) -> None:
 
 def test_nothing_is_claimed_without_a_quorum(tmp_path: Path) -> None:
     """All nodes stop: the leader stops saying so before its validity ends, then nobody is named; it recovers alone."""
-    quorum = LocalQuorum(tmp_path / "quorum", 3)
-    sidecars = Sidecars(tmp_path, quorum.endpoints)
-    try:
-        quorum.start()
+    with (
+        LocalQuorum(tmp_path / "quorum", 3) as quorum,
+        contextlib.closing(Sidecars(tmp_path, quorum.endpoints)) as sidecars,
+    ):
         leader = sidecars.start("pod-a", "lonely", *QUICK)
         term = leader.until_leader()["term"]
         standby = sidecars.start("pod-b", "lonely", *QUICK)
@@ -246,9 +247,6 @@ def test_nothing_is_claimed_without_a_quorum(tmp_path: Path) -> None:
         quorum.wait_ready()
         until(lambda: leader.is_leader() or standby.is_leader(), "somebody leads again")
         assert max(leader.document()["term"], standby.document()["term"]) > term
-    finally:
-        sidecars.close()
-        quorum.stop()
 
 
 def test_start_without_nodes_answers_and_ends(sidecars: Sidecars) -> None:

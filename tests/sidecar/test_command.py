@@ -80,12 +80,8 @@ def _is_alive(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def quorum(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalQuorum]:
-    made = LocalQuorum(tmp_path_factory.mktemp("quorum"))
-    try:
-        made.start()
+    with LocalQuorum(tmp_path_factory.mktemp("quorum")) as made:
         yield made
-    finally:
-        made.stop()
 
 
 class Runs:

@@ -103,12 +103,8 @@ def test_age_of_a_pod_outlives_its_sidecar(sidecars: Sidecars) -> None:
 @pytest.fixture
 def alone(tmp_path: Path) -> Iterator[LocalQuorum]:
     """A quorum of one node, which its test will kill."""
-    made = LocalQuorum(tmp_path / "quorum", 1)
-    try:
-        made.start()
+    with LocalQuorum(tmp_path / "quorum", 1) as made:
         yield made
-    finally:
-        made.stop()
 
 
 @pytest.fixture

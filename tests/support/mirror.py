@@ -114,11 +114,10 @@ def announce(nodes: LocalQuorum, api: ApiServer, name: str) -> None:
 def serving(nodes: LocalQuorum, api: ApiServer, name: str) -> Iterator[LocalQuorum]:
     """Start the nodes, and apply a LeaderQuorum that tells of them."""
     try:
-        nodes.start()
-        announce(nodes, api, name)
-        yield nodes
+        with nodes:
+            announce(nodes, api, name)
+            yield nodes
     finally:
-        nodes.stop()
         if api.is_running:
             api.request("DELETE", f"{GROUP}/leaderquorums/{name}")
 

@@ -123,13 +123,8 @@ def bench(
 
 def _locally(name: str, sizes: Sizes) -> Mapping[str, float]:
     """Run one scenario on a quorum of its own: what the one before left behind would be measured, too."""
-    with tempfile.TemporaryDirectory(prefix="leaderlease-bench-") as directory:
-        quorum = LocalQuorum(Path(directory))
-        try:
-            quorum.start()
-            return SCENARIOS[name](Bench(quorum.endpoints, quorum, sizes))
-        finally:
-            quorum.stop()
+    with tempfile.TemporaryDirectory(prefix="leaderlease-bench-") as folder, LocalQuorum(Path(folder)) as quorum:
+        return SCENARIOS[name](Bench(quorum.endpoints, quorum, sizes))
 
 
 def _measure(wanted: Sequence[str], runs: int, run: Callable[[str], Mapping[str, float]]) -> Found:

@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from leaderlease.errors import ConfigError, QuorumUnavailable
 
@@ -100,7 +100,7 @@ class LocalNode:
 
 
 class LocalQuorum:
-    """Some nodes on 127.0.0.1, each with a directory and a log below ``data``.
+    """Some nodes on 127.0.0.1, each with a directory and a log below ``data``; they run inside of a ``with``.
 
     Args:
         data: Made if it is missing.
@@ -136,6 +136,15 @@ class LocalQuorum:
     def endpoints(self) -> list[str]:
         """Where clients connect."""
         return [node.endpoint for node in self.nodes]
+
+    def __enter__(self) -> Self:
+        """As :meth:`start`."""
+        self.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        """As :meth:`stop`."""
+        self.stop()
 
     def start(self) -> None:
         """Start every node and wait until all serve.
