@@ -5,15 +5,17 @@ import asyncio
 import pytest
 
 from leaderlease.node.learner import Watch
+from leaderlease.node.leases import RECHECK_MS
 from leaderlease.node.peers import Directory, Peers
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Holder, Value
-from leaderlease.paxos.messages import Prepare, SyncPage
+from leaderlease.paxos.messages import Accept, Chosen, Prepare, Release, SyncPage
+from leaderlease.storage.base import LIVES_MAX, Life
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
-from leaderlease.wire.session import Done, Granted, Hello, KeptAlive, Lost, Refused, Transition
+from leaderlease.wire.session import Done, Failed, Granted, Hello, KeptAlive, Lost, Refused, Transition
 from support.nodes import NAME, Cluster
 
-ALICE, BOB = Holder("alice", "", "a" * 32), Holder("bob", "", "b" * 32)
+ALICE, BOB, CAROL = Holder("alice", "", "a" * 32), Holder("bob", "", "b" * 32), Holder("carol", "", "c" * 32)
 
 
 def test_an_acquire_right_after_a_durable_release_is_answered() -> None:
@@ -52,12 +54,53 @@ def test_h24_h33_a_disk_that_went_back_once_is_refused_for_good() -> None:
         return Hello("peer", 1, 1, cluster, "2", incarnation, nonce, 1, "2")
 
     directory.remember(hello(5, "five"))
-    assert directory.refusal(hello(4, "four again"))
-    assert directory.refusal(hello(6, "six")), "it started twice more, and forgot what it promised in its life 5"
+    assert directory.refusal(hello(5, "five again"))
+    assert directory.refusal(hello(6, "six")), "it started once more, and forgot what it promised in its life 5"
     storage.flush()
     storage.crash()
     directory, _ = _directory(disk)
     assert directory.refusal(hello(7, "seven")), "a restart of the peer that noticed changes nothing"
+
+
+def test_h24_the_hello_of_an_ended_life_that_comes_late_is_no_proof_of_a_rolled_back_disk() -> None:
+    """The network may deliver it after that of the next life: refused, and the member is as welcome as before."""
+    directory, _ = _directory(MemoryDisk("1"))
+    cluster = directory.configuration.cluster
+
+    def hello(life: Life) -> Hello:
+        return Hello("peer", 1, 1, cluster, "2", life.incarnation, life.boot_nonce, 1, "2", earlier=life.earlier)
+
+    first = Life(1, "one")
+    second = first.next("two")
+    third = second.next("three")
+    assert not directory.refusal(hello(second))
+    directory.remember(hello(second))
+    assert "incarnation 1 of 2 has ended" in directory.refusal(hello(first))
+    assert not directory.refusal(hello(second))
+    assert not directory.refusal(hello(third))
+    directory.remember(hello(third))
+    assert "incarnation 1 of 2 has ended" in directory.refusal(hello(first))
+    assert "incarnation 2 of 2 has ended" in directory.refusal(hello(second))
+    assert not directory.refusal(hello(third))
+
+
+def test_h24_h33_a_disk_that_went_back_and_was_started_often_meanwhile_is_refused() -> None:
+    """Its incarnation is above all that its peers met, but it does not know the life that they met."""
+    directory, _ = _directory(MemoryDisk("1"))
+    cluster = directory.configuration.cluster
+
+    def hello(life: Life) -> Hello:
+        return Hello("peer", 1, 1, cluster, "2", life.incarnation, life.boot_nonce, 1, "2", earlier=life.earlier)
+
+    backup = Life(1, "one").next("two")
+    met = backup.next("three").next("four")
+    directory.remember(hello(met))
+    again = backup
+    for number in range(LIVES_MAX):
+        again = again.next(f"again {number}")
+    assert again.incarnation > met.incarnation
+    assert "rolled back" in directory.refusal(hello(again))
+    assert "stays out" in directory.refusal(hello(met.next("five"))), "it lied once: refused for good"
 
 
 def test_a_watch_says_where_it_has_missed_the_term_whose_end_it_hears_of() -> None:
@@ -169,3 +212,68 @@ def test_who_holds_for_ever_is_not_stuck_behind_a_candidate_whose_attempts_run_o
     cluster.run(5_000)
     assert [granted.term for granted in again.got(Granted)] == [1]
     assert not bob.got(Granted)
+
+
+def test_r1_a_half_finished_release_of_a_lock_without_end_does_not_wait_for_an_operator() -> None:
+    """Node 1 guards Alice, whose end node 2 has accepted with node 3, which is gone for good; what lies below the
+    ceiling of its restart node 1 cannot copy. Bob waits at node 1: the majority that is left proves that the guard
+    protects nothing, and an attempt shows it (R1)."""
+    cluster = Cluster()
+    alice = cluster[2].client("alice")
+    alice.acquire(ALICE, duration_ms=None)
+    cluster.run(100)
+    cluster.loses = lambda source, target, message: "1" in (source, target)
+    alice.release(ALICE)
+    cluster.run()
+    assert alice.got(Done)
+    cluster.crash(3)
+    cluster.loses = lambda source, target, message: False
+    cluster.restart(1)
+    bob = cluster[1].client("bob")
+    bob.acquire(BOB, duration_ms=None)
+    cluster.run(5_000)
+    assert (cluster[1].holder(), cluster[2].holder()) == ("alice", ""), "in transition, and nothing there ends it"
+    cluster.run(RECHECK_MS)
+    assert [granted.term for granted in bob.got(Granted)] == [2]
+
+
+def _is_end(message: object) -> bool:
+    return isinstance(message, Release) or (isinstance(message, Accept | Chosen) and message.value.holder is None)
+
+
+@pytest.mark.parametrize("duration_ms", [1_000, None], ids=["ends", "never"])
+def test_h18_who_has_held_and_let_go_is_not_elected_where_it_asked_before(duration_ms: int | None) -> None:
+    """Alice left node 3 while she waited there, and node 3 does not know; she held by way of node 2, and let go."""
+    cluster = Cluster()
+    bob, left, alice = cluster[1].client("bob"), cluster[3].client("alice"), cluster[2].client("alice")
+    bob.acquire(BOB, duration_ms=duration_ms)
+    cluster.run(20)
+    left.acquire(ALICE, duration_ms=duration_ms)
+    alice.acquire(ALICE, duration_ms=duration_ms)
+    cluster.run(20)
+    cluster.loses = lambda source, target, message: target == "3" and _is_end(message)
+    bob.release(BOB)
+    cluster.run(20)
+    assert [granted.term for granted in alice.got(Granted)] == [2]
+    cluster.loses = lambda source, target, message: False
+    alice.release(ALICE)
+    cluster.run(5_000)
+    assert (cluster[1].is_live(), left.got(Granted)) == (False, []), "held for nobody, a lock without end for ever"
+    carol = cluster[3].client("carol")
+    carol.acquire(CAROL, duration_ms=duration_ms)
+    cluster.run(20)
+    assert [granted.term for granted in carol.got(Granted)] == [3]
+
+
+def test_h18_a_request_that_comes_after_its_holder_has_let_go_elects_nobody() -> None:
+    """What Alice said to node 3 was on its way for longer than she held by way of node 2: she gets one term."""
+    cluster = Cluster()
+    alice, late = cluster[2].client("alice"), cluster[3].client("alice")
+    alice.acquire(ALICE, duration_ms=None)
+    cluster.run(20)
+    alice.release(ALICE)
+    cluster.run(20)
+    late.acquire(ALICE, duration_ms=None)
+    cluster.run(100)
+    assert [failed.code for failed in late.got(Failed)] == ["refused"]
+    assert not cluster[1].is_live()

@@ -173,3 +173,14 @@ class Home:
     def is_idle(self) -> bool:
         """Tell whether nothing here needs to be kept."""
         return not (self.waiters or self.held or self.prepared or self.is_busy or self.todo)
+
+
+def put_first(home: Home, is_it: Callable[[Waiter], bool]) -> bool:
+    """Put the first candidate that ``is_it`` names at the head of the queue; return whether there is one."""
+    waiter = next((waiter for waiter in home.waiters if is_it(waiter) and not waiter.is_cancelled), None)
+    if waiter is None:
+        return False
+    home.waiters.remove(waiter)
+    home.waiters.insert(0, waiter)
+    home.first = waiter
+    return True

@@ -4,6 +4,7 @@ Everything here is a hint with an age. It wakes candidates and feeds watchers; n
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Final
 
 from leaderlease.node.stats import Stats
@@ -13,6 +14,9 @@ from leaderlease.wire.session import Transition
 
 HISTORY_MAX: Final = 16
 """Transitions kept for each lease; a watcher that asks for older ones is told to look again (``resync``)."""
+
+LET_GO: Final = frozenset({"released", "transferred"})
+"""Kinds of transition by which a holder has ended its term itself."""
 
 Subscriber = Callable[[Transition], None]
 
@@ -103,6 +107,15 @@ class Learner:
         """Tell whether this holder, by nonce, is the last one that was heard of."""
         view = self.views.get(name)
         return view is not None and view.holder is not None and view.holder.nonce == holder.nonce
+
+    def has_let_go(self, name: str, holder: Holder) -> bool:
+        """Tell whether this holder, by nonce, was heard to let go: it asks no more; what comes is late (H18)."""
+        view = self.views.get(name)
+        history = view.history or () if view is not None else ()
+        return any(
+            began.holder is not None and began.holder.nonce == holder.nonce and ended.kind in LET_GO
+            for began, ended in pairwise(history)
+        )
 
     def resumed(self, name: str, term: int) -> None:
         """Take back an expiry that this node saw too early: the holder was renewed by others."""

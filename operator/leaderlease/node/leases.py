@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from leaderlease.node.driver import Driver
-from leaderlease.node.homes import LEASE, TODO_MAX, WAITERS_MAX, Held, Home, Session, Waiter
+from leaderlease.node.homes import LEASE, TODO_MAX, WAITERS_MAX, Held, Home, Session, Waiter, put_first
 from leaderlease.node.preferences import STAND_BACK_MS, Preferences
 from leaderlease.node.reads import Reading, Reads, ReadState
 from leaderlease.node.vacancies import Vacancies
@@ -460,6 +460,12 @@ class Leases:
     def _drop_cancelled(self, home: Home) -> None:
         if any(waiter.is_cancelled for waiter in home.waiters):
             home.waiters = [waiter for waiter in home.waiters if not waiter.is_cancelled]
+        while home.waiters and self._driver.learner.has_let_go(home.name, home.waiters[0].holder):
+            # It asked here before it held by way of another node: its connection to this one is as good as gone.
+            waiter = home.waiters.pop(0)
+            waiter.session.waits.pop(waiter.request, None)
+            text = f"{home.name}: this identity has held it and let go; ask with a nonce of its own"
+            waiter.session.push(Failed(waiter.request, "refused", text))
 
     def forget(self, session: Session) -> None:
         """The connection has gone: no more renewals for it here; its leases live until they expire."""
@@ -474,17 +480,6 @@ class Leases:
 def is_of(value: Value | None, holder: Holder) -> bool:
     """Tell whether this value names this holder, by nonce (H19)."""
     return value is not None and value.nonce == holder.nonce
-
-
-def put_first(home: Home, is_it: Callable[[Waiter], bool]) -> bool:
-    """Put the first candidate that ``is_it`` names at the head of the queue; return whether there is one."""
-    waiter = next((waiter for waiter in home.waiters if is_it(waiter) and not waiter.is_cancelled), None)
-    if waiter is None:
-        return False
-    home.waiters.remove(waiter)
-    home.waiters.insert(0, waiter)
-    home.first = waiter
-    return True
 
 
 def _free_in_ms(attempt: Attempt) -> int | None:

@@ -141,11 +141,17 @@ def _free_in_ms(answers: dict[str, Peeked], quorum: Quorum) -> int | None:
     endless = 1 << 62
     latest = 0
     for group in quorum.groups:
-        waits = sorted(
-            endless if answers[member].remaining_ms is None else answers[member].remaining_ms or 0
-            for member in group
-            if member in answers
-        )
+        waits = sorted(_guards_ms(answers, answers[member], endless) for member in group if member in answers)
         need = majority(len(group))
         latest = max(latest, waits[need - 1] if len(waits) >= need else endless)
     return None if latest == endless else latest
+
+
+def _guards_ms(answers: dict[str, Peeked], answer: Peeked, endless: int) -> int:
+    """Return for how long this answer's guard stands; none does that the other answers would lift in a Prepare (R1)."""
+    if answer.value is not None and any(
+        other.value is not None and answer.accepted < other.accepted and other.value.nonce != answer.value.nonce
+        for other in answers.values()
+    ):
+        return 0
+    return endless if answer.remaining_ms is None else answer.remaining_ms

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from leaderlease.node.driver import Driver
-from leaderlease.node.homes import LEASE, Held, Home
-from leaderlease.node.leases import Leases, put_first
+from leaderlease.node.homes import LEASE, Held, Home, put_first
+from leaderlease.node.leases import Leases
 from leaderlease.node.reads import Reading, Reads, ReadState
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Value, digest
