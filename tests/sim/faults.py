@@ -202,6 +202,7 @@ class Faults:
         self.engine.say(process.name, "is suspended: CLOCK_MONOTONIC_RAW stands still")
         clock.suspended_since = self.engine.now
         process.stop()
+        self.world.referee.suspended(process)
         self._for(self._span_ms(), lambda: self._wake(process))
 
     def _wake(self, process: Process) -> None:

@@ -23,6 +23,7 @@ from leaderlease.paxos.messages import (
     Renewed,
     SyncPage,
 )
+from leaderlease.paxos.proposer import Acquire
 from sim.linearizability import Op
 from support.checkers.history import Event, Violation
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 STALLED_MS = 2.0 * STALL_MS
 """A disk that long behind is not overlooked by accident: a read may have begun before the stall was noticed."""
+REMEMBERED_TERMS = 4
+"""A node remembers 16 transitions: the ends of this many terms at least."""
 
 
 class _Key:
@@ -177,6 +180,32 @@ class MemberJudge:
                 f"agreement: {node.name} found {seen.nonce[:8]} half-finished in {message.key}, for ever (R7)"
             )
 
+    def hears(self, node: "Node", message: Any) -> None:
+        """A member is told, or tells, what was chosen: then it knows who has held a lock without end and let go."""
+        if type(message) is not Chosen:
+            return
+        ballot, term, nonce = node.heard.get(message.key, (ZERO, 0, ""))
+        value = message.value
+        if message.ballot <= ballot:
+            return
+        node.heard[message.key] = (message.ballot, value.term, value.nonce)
+        if value.holder is None and value.term == term and message.reason == "released":
+            node.let_go[message.key, nonce] = (term, node.ports.now_us())
+
+    def _is_not_late(self, node: "Node", message: Accept) -> None:
+        """A nonce that has believed gets no other term from a node that can know of it (H18); others may be late."""
+        running, value = node.driver.attempts.get(message.key), message.value
+        op = self._acquires.get(value.nonce)
+        if running is None or running.attempt.ballot != message.ballot or op is None or not 0 < op.term < value.term:
+            return
+        self.counts["elected where it asked before it held elsewhere"] += 1
+        intent, what = running.attempt.intent, f"{value.nonce[:8]} for term {value.term} of {message.key}"
+        if isinstance(intent, Acquire) and intent.holder.nonce == value.nonce and intent.goes_on:
+            self.violated(f"tokens: {node.name} proposes {what}, which goes on with term {intent.goes_on} (H18)")
+        term, heard_us = node.let_go.get((message.key, value.nonce), (0, 0))
+        if term and heard_us < running.start_us and value.term <= term + REMEMBERED_TERMS:
+            self.violated(f"tokens: {node.name} proposes {what}, and has heard that it let term {term} go (H18)")
+
     def _count_missed(self, target: str, page: SyncPage) -> None:
         disk = next(disk for disk in self.world.disks.values() if disk.member == target)
         for entry in page.entries:
@@ -307,6 +336,7 @@ class MemberJudge:
         if message.key.startswith(LEASE):
             self._specs_grow(node, message.key[len(LEASE) :])
             self._completes(node, message)
+            self._is_not_late(node, message)
         if ballot > key.top:
             self._follows(message.key, key.top_value, value, ballot)
             self._count_adoption(key, ballot, value)
@@ -371,6 +401,7 @@ class MemberJudge:
 
     def _chosen(self, node: "Node", message: Chosen) -> None:
         value = message.value
+        self.hears(node, message)
         if message.key.startswith(LEASE) and (value.term, value.nonce) not in self._key(message.key).chosen:
             self.violated(f"honesty: {node.name} says that term {value.term} of {message.key} is chosen, and it is not")
         if message.reason:
@@ -392,20 +423,6 @@ class MemberJudge:
             }
             for disk in self.world.honest_disks()
         ]
-
-    def is_half_released(self, name: str) -> bool:
-        """Tell whether a living member guards a lock without end whose end another living one has accepted."""
-        guarded, ended = set(), set()
-        for node in self.world.nodes.values():
-            register = node.driver.acceptor.registers.get(LEASE + name)
-            if node.process.is_dead or register is None or register.value is None:
-                continue
-            value = register.value
-            if value.holder is None:
-                ended.add(value.term)
-            elif value.is_never:
-                guarded.add(value.term)
-        return bool(guarded & ended)
 
     def check_lives(self) -> None:
         """Refuse a member that talks to another and has not that one's life on its disk: it may go back (H24)."""

@@ -27,6 +27,7 @@ from leaderlease.node.peers import (
 )
 from leaderlease.node.server import Server
 from leaderlease.node.sessions import Sessions
+from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.membership import Configuration, Member
 from leaderlease.paxos.messages import Prepare
 from leaderlease.wire.codec import NODE, PEER
@@ -157,6 +158,10 @@ class Node:
         self.wall_rate = world.wall_rates[self.name]
         self.ports = Ports(self)
         self.platter = world.platters[self.name]
+        self.heard: dict[str, tuple[Ballot, int, str]] = {}
+        """By register: under which ballot what was chosen last, as far as this life was told."""
+        self.let_go: dict[tuple[str, str], tuple[int, int]] = {}
+        """By register and nonce: which term it was heard to have let go, and when."""
         self.storage = Disk(
             self.engine,
             self.process,
@@ -282,6 +287,7 @@ class Node:
         try:
             must = self.referee.must_promise(self, message) if type(message) is Prepare else None
             self.driver.on_message(member, message)
+            self.referee.hears(self, message)
             if must is not None:
                 self.referee.answered(self, message, must=must)
         except RemoteProtocolError as error:

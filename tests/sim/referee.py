@@ -20,6 +20,7 @@ from support.checkers.history import Event, Kind
 
 if TYPE_CHECKING:
     from sim.actor import Actor
+    from sim.engine import Process
 
 
 class Referee(MemberJudge):
@@ -53,7 +54,10 @@ class Referee(MemberJudge):
         self.history.append(Event(self.world.engine.now, kind, lease, nonce, term, until_ms, node))
 
     def _until(self, actor: "Actor", campaign: Campaign) -> float:
-        """Return the true instant at which this belief ends by itself, if the machine is not suspended before."""
+        """Return the true instant at which this belief ends by itself, if the machine is not suspended before.
+
+        While it is, only one of its clocks goes on: ``suspended`` says what is true then.
+        """
         belief = campaign.belief
         assert belief is not None
         now, clock = self.world.engine.now, actor.process.clock
@@ -62,7 +66,18 @@ class Referee(MemberJudge):
         reading = actor.clock()
         left_boot = belief.validity_ms - (reading.boot_ms - belief.basis.boot_ms)
         left_raw = belief.validity_ms - (reading.raw_ms - belief.basis.raw_ms)
-        return now + min(left_boot / clock.rates[1], left_raw / clock.rates[0])
+        ends_raw = float("inf") if clock.suspended_since is not None else now + left_raw / clock.rates[0]
+        return min(now + left_boot / clock.rates[1], ends_raw)
+
+    def suspended(self, process: "Process") -> None:
+        """A machine sleeps: what its holder believes now ends by the clock that goes on (section 4), perhaps later.
+
+        It may wake and count by both clocks again, and end sooner: then it says so itself.
+        """
+        for name, believing in self._believing.items():
+            for nonce, (actor, campaign) in believing.items():
+                if actor.process is process and self.believes(actor, campaign):
+                    self._event(Kind.RENEWED, name, nonce, campaign.term, self._until(actor, campaign))
 
     def asked(self, actor: "Actor", campaign: Campaign) -> None:
         """A campaign begins."""

@@ -95,7 +95,7 @@ def test_it_agrees_with_trying_every_order() -> None:
 
 
 def test_reads_that_wait_for_long_are_no_burden() -> None:
-    """Thirty questions of one client, open while all else happened, are answered together after it; seed 828115313773."""
+    """Thirty questions, open while all else happened, are answered together after it (seed 828115313773)."""
     many = [read("c", number, 900, 3) for number in range(30)]
     history = [acquire("a", 100, 110, 1), acquire("b", 200), acquire("c", 300, 950, 3), read("b", 400, 410, 2), *many]
     assert is_linearizable(history)

@@ -158,8 +158,10 @@ class World:
         check_tokens(history)
         check_fence(history)
         check_agreement(history)
-        check_honesty(history)
-        self._check_progress(healed_ms, {lease.name: self._patience_ms(lease) for lease in self.plan.leases})
+        # What may come too late, and what may not, the referee has watched as it was proposed.
+        check_honesty(history, may_be_late=True)
+        wanted = {lease.name: self._patience_ms(lease) for lease in self.plan.leases}
+        check_progress(history, healed_ms, wanted, PROGRESS_MS)
         check_durability(history, self.referee.disks())
         self.referee.check_lives()
         self.referee.check_disks()
@@ -171,17 +173,6 @@ class World:
     def _patience_ms(self, lease: Lease) -> float:
         """Return what a lease may take on top of ``PROGRESS_MS``; what is never renewed is missed late."""
         return float(lease.duration_ms or IDLE_PERIOD_MS) + lease.lock_delay_ms
-
-    def _check_progress(self, healed_ms: float, wanted: dict[str, float]) -> None:
-        try:
-            check_progress(self.referee.history, healed_ms, wanted, PROGRESS_MS)
-        except Violation as error:
-            stuck = [name for name in wanted if f" {name} " in str(error) and self.referee.is_half_released(name)]
-            if not stuck:
-                self.referee.violated(str(error))
-            # Known, and said in docs/simulator.md: this takes an operator.
-            self.counts["a half-finished release waits for an operator"] += 1
-            self._check_progress(healed_ms, {name: ms for name, ms in wanted.items() if name not in stuck})
 
     def heal(self) -> float:
         """End all faults; return when."""
