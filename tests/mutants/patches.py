@@ -29,7 +29,7 @@ class Mutant(NamedTuple):
 ACCEPTOR = "paxos/acceptor.py"
 PROPOSER = "paxos/proposer.py"
 R1, R2, R3, R4, R5, R6, R7, R8, R9 = (f"rules/test_r{number}.py" for number in range(1, 10))
-NODES, READS = "rules/test_nodes.py", "rules/test_reads.py"
+NODES, READS, FOUND = "rules/test_nodes.py", "rules/test_reads.py", "rules/test_found.py"
 IN_ACCEPTOR, IN_PROPOSER, IN_LEASE = "paxos/test_acceptor.py", "paxos/test_proposer.py", "paxos/test_lease.py"
 
 MUTANTS = (
@@ -56,6 +56,9 @@ MUTANTS = (
            "            Evidence(ballot, value.nonce if value else '') for _, (ballot, value) in "
            "sorted(self.reported.items())\n",
            (f"{R1}::test_the_evidence_that_a_proposer_shows_is_what_was_accepted_and_not_what_was_promised",)),
+    Mutant("a look ignores what lifts a guard", "R1", "node/reads.py",
+           "        return 0\n    return endless if", "        pass\n    return endless if",
+           (f"{FOUND}::test_r1_a_half_finished_release_of_a_lock_without_end_does_not_wait_for_an_operator",)),
     Mutant("the guard stands in Accept, too", "R1 H15", ACCEPTOR,
            "        if msg.ballot == register.accepted:\n",
            "        if register.is_live(now_ms) and register.value is not None and register.value.nonce != "
@@ -256,6 +259,11 @@ MUTANTS = (
     Mutant("who goes on holding gets another term", "R6 R7 H18", PROPOSER,
            "            if goes_on:\n", "            if False:\n",
            (f"{R7}::test_h18_who_goes_on_holding_gets_its_own_term_or_nothing",)),
+    Mutant("who has let go is elected where it asked before", "R6 H18", "node/leases.py",
+           "        while home.waiters and self._driver.learner.has_let_go(",
+           "        while False and self._driver.learner.has_let_go(",
+           (f"{FOUND}::test_h18_who_has_held_and_let_go_is_not_elected_where_it_asked_before",
+            f"{FOUND}::test_h18_a_request_that_comes_after_its_holder_has_let_go_elects_nobody")),
     Mutant("a nonce outlives the boot", "R6 H33", "sidecar/identity.py",
            "(is_endless or record.boot_id == self._boot_id)", "True",
            ("sidecar/test_identity.py::test_record_of_others_is_not_used",)),
