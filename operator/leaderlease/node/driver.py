@@ -18,6 +18,7 @@ from leaderlease.node.learner import Learner
 from leaderlease.node.ports import Ports, Timer
 from leaderlease.node.stats import Stats
 from leaderlease.paxos.acceptor import Acceptor, Ceiling, Effect, Persist, Record, Respond
+from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.membership import Configuration
 from leaderlease.paxos.messages import (
     Accept,
@@ -96,6 +97,8 @@ class Driver:
         self.claims: Callable[[str], tuple[Claim, ...]] = lambda key: ()
         """Who waits here for a lease that prefers some: told to whoever peeks."""
         self.on_installed: list[Callable[[Record], None]] = []
+        self.on_refused: list[Callable[[str, Ballot], None]] = []
+        """Told of each Accept that a promise forbade, by register and ballot."""
         self.on_peer_change: list[Callable[[str, bool], None]] = []
         self._handlers: dict[type, Callable[[str, Any], None]] = {
             Prepare: self._on_asked,
@@ -228,6 +231,9 @@ class Driver:
         else:
             # After the acceptor has checked it: a poisoned counter must not become this proposer's own (H12).
             self.proposer.observe(message.ballot)  # type: ignore[union-attr]
+            if type(message) is Accept and effects and type(effects[0]) is Respond and type(effects[0].reply) is Nack:
+                for call in self.on_refused:
+                    call(message.key, message.ballot)
         self._carry_out(effects)
 
     def _with_claims(self, key: str, effects: list[Effect]) -> list[Effect]:
@@ -310,7 +316,6 @@ class Driver:
     def _on_promise(self, origin: str, message: Promise) -> None:
         attempt = self._current(message.key, message.ballot)
         if attempt is not None:
-            self.proposer.observe(message.accepted)
             self._send_all(attempt.on_promise(origin, message))
             self._after_step(attempt)
 

@@ -17,6 +17,7 @@ from leaderlease.node.driver import Driver
 from leaderlease.node.homes import LEASE, Outbox, Session, Waiter
 from leaderlease.node.learner import Watch
 from leaderlease.node.leases import Leases
+from leaderlease.node.missed import Missed
 from leaderlease.node.reads import Reading, Reads, ReadState
 from leaderlease.node.releases import Releases
 from leaderlease.node.renewals import Renewals
@@ -85,6 +86,7 @@ class Sessions:
         self.releases = Releases(driver, self.reads, self.leases)
         self.renewals = Renewals(driver, self.leases)
         self.specs = Specs(driver, self.reads, auto_declare)
+        Missed(driver, self.reads)
         self.specs.on_change = self._admit_again
         self.leases.preferences.spec_of = self.specs.declared.get
         self.open_sessions: set[Session] = set()

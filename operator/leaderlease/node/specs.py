@@ -2,7 +2,7 @@
 
 Rule 1: a lease that is not declared cannot be acquired, unless the node declares by itself (``auto_declare``).
 Rule 2: this node's own copy answers where it has one; where it has none, or would refuse by it, a majority is asked, so
-        a node that was away does not refuse what others know.
+        a node that was away does not refuse what others know. What it may not store (R5) reaches it by ``missed``.
 Rule 3: a withdrawn declaration leaves a tombstone: the generation goes on rising (R7).
 """
 
