@@ -16,7 +16,7 @@ MUTATION := $(VENV)/.stamp-mutation
 
 .PHONY: help
 help: ## Show this help
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z_-]*:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z][a-zA-Z_-]*:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -60,6 +60,11 @@ SEED ?= 0
 chaos: $(DEV) ## Break a real quorum for MINUTES=2 as SEED=0 says (0: any), check what it did, draw it in build/; needs root
 	CHAOS_SECONDS=$(SECONDS) CHAOS_MINUTES=$(MINUTES) CHAOS_SEED=$(SEED) CHAOS_PICTURE=1 LEADERLEASE_REQUIRE=process \
 		$(BIN)/python -m pytest -s tests/process/test_chaos.py::test_chaos
+
+.PHONY: certmanager
+certmanager: $(DEV) ## Let cert-manager's controllers issue and renew all certificates under a lease (needs go, kube-apiserver)
+	tests/certmanager/build
+	LEADERLEASE_REQUIRE=certmanager $(BIN)/python -m pytest tests/certmanager
 
 .PHONY: e2e
 e2e: $(DEV) ## Break the Kubernetes cluster of KUBECONFIG with LEADERLEASE_CLUSTER; figures in build/e2e.json (some 18 minutes)

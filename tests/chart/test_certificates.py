@@ -1,10 +1,9 @@
 """`tls.mode: existingSecret` for real: what the chart renders runs, and its authority is replaced under a lease.
 
-The Secrets hold what mode `certManager` asks cert-manager for, so both modes are covered by what runs here.
+The Secrets hold what mode `certManager` asks cert-manager for; cert-manager itself runs in tests/certmanager.
 """
 
 import base64
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,8 @@ import yaml
 
 from chart.conftest import NAMESPACE, Helm, pick
 from support.apiserver import ApiServer
-from support.installation import Installation, Process, Volume, can_have_hosts
+from support.injected import InjectedPod
+from support.installation import Installation, can_have_hosts
 from support.issuer import Authority, secret
 from support.levels import require
 from support.operators import eventually
@@ -25,7 +25,6 @@ LEASE_S = 30
 """Longer than any pause of a busy machine: that nobody loses it must be owed to the rotation alone."""
 LEAVES = ("node", "operator", "webhook")
 LEASES = f"/apis/leaderlease.dev/v1alpha1/namespaces/{SPACE}/leaderleases"
-PODS = f"/api/v1/namespaces/{SPACE}/pods"
 
 pytestmark = pytest.mark.timeout(500)
 
@@ -74,91 +73,6 @@ class Site:
         body = secret(f"corporate-{leaf}", signer.issue(spec), *trusted)
         self.api.apply(body, f"/api/v1/namespaces/{NAMESPACE}/secrets")
 
-    def renew(self) -> None:
-        """Bring the Secrets to the processes, and wait until all use them."""
-        processes = [(node, 7402) for node in self.installation.nodes]
-        before = [node.metric(port, "leaderlease_certificate_reloads_total") for node, port in processes]
-        self.installation.sync()
-        for (node, port), count in zip(processes, before, strict=True):
-            eventually(
-                f"{node.name} uses the new files",
-                lambda node=node, port=port, count=count: (
-                    node.metric(port, "leaderlease_certificate_reloads_total") > count
-                ),
-            )
-
-    def restart_nodes(self) -> None:
-        """Restart one node after another, each when the last one is ready."""
-        for node in self.installation.nodes:
-            node.stop()
-            node.start()
-            self.installation.until_ready(node)
-
-
-class Pod:
-    """An injected pod: its sidecar runs, with the files that a kubelet makes of the pod's volumes."""
-
-    def __init__(self, site: Site, name: str) -> None:
-        self._site, self.name = site, name
-        plain = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name, "namespace": SPACE, "labels": {"leaderlease.dev/inject": "billing"}},
-            "spec": {
-                "serviceAccountName": "default",
-                "nodeName": "node-1",
-                "containers": [{"name": "app", "image": "app"}],
-            },
-        }
-        answer = site.installation.review(plain, site.hook.pem)
-        assert answer["allowed"], answer
-        for one in json.loads(base64.b64decode(answer["patch"])):
-            _, part, key = one["path"].split("/", 2)
-            plain[part][key] = one["value"]  # type: ignore[index]
-        body = site.api.request("POST", PODS, plain)
-        self.uid = body["metadata"]["uid"]
-        self._identity = Volume(site.home / f"{name}-identity")
-        self.sync()
-        self.process = self._sidecar(body["spec"]["initContainers"][0])
-
-    def _sidecar(self, container: dict[str, Any]) -> Process:
-        home = self._site.home
-        moved = {
-            "/var/run/secrets/leaderlease.dev": str(self._identity.path),
-            "/var/lib/leaderlease": str(home / f"{self.name}-state"),
-            "/leaderlease/": f"{home}/{self.name}-",
-            "127.0.0.1:4040": "127.0.0.1:0",
-            ":4041": "127.0.0.1:0",
-        }
-        arguments = []
-        for argument in container["args"]:
-            for path, real in moved.items():
-                argument = argument.replace(path, real) if argument.startswith(path) else argument
-            arguments.append(argument)
-        environ = {"POD_NAME": self.name, "POD_NAMESPACE": SPACE, "POD_UID": self.uid, "NODE_NAME": "node-1"}
-        return self._site.installation.run(self.name, arguments, environ)
-
-    def sync(self) -> None:
-        """Bring what the pod's annotation and the API server say to the sidecar."""
-        annotations = self._site.api.get(f"{PODS}/{self.name}")["metadata"]["annotations"]
-        bound = {"kind": "Pod", "apiVersion": "v1", "name": self.name, "uid": self.uid}
-        spec = {"audiences": ["leaderlease"], "expirationSeconds": 3600, "boundObjectRef": bound}
-        path = f"/api/v1/namespaces/{SPACE}/serviceaccounts/default/token"
-        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
-        token = self._site.api.request("POST", path, body)["status"]["token"]
-        self._identity.write({"ca.crt": annotations["leaderlease.dev/ca"].encode(), "token": token.encode()})
-
-    def trusts(self) -> str:
-        """Return what its annotation says."""
-        return str(self._site.api.get(f"{PODS}/{self.name}")["metadata"]["annotations"]["leaderlease.dev/ca"])
-
-    def leader(self) -> dict[str, Any]:
-        """Return what the file that the application reads says."""
-        try:
-            return dict(json.loads((self._site.home / f"{self.name}-leader.json").read_text()))
-        except OSError:
-            return {}
-
 
 @contextmanager
 def running(site: Site) -> Iterator[None]:
@@ -184,7 +98,7 @@ def test_an_authority_is_replaced_under_a_lease(helm: Helm, api: ApiServer, tmp_
         spec = {"leaseDuration": f"{LEASE_S}s", "renewDeadline": "20s", "retryPeriod": "1s"}
         body = {"apiVersion": "leaderlease.dev/v1alpha1", "kind": "LeaderLease", "spec": spec}
         api.apply({**body, "metadata": {"name": "billing", "namespace": SPACE}}, LEASES)
-        pod = Pod(site, "billing-0")
+        pod = InjectedPod(site.installation, site.hook.pem, SPACE, "billing-0")
         try:
             pod.process.start()
             eventually(f"it leads: {pod.process.tail()}", lambda: pod.leader().get("is_leader"))
@@ -201,7 +115,7 @@ def test_an_authority_is_replaced_under_a_lease(helm: Helm, api: ApiServer, tmp_
         assert "Traceback" not in node.log.read_text()
 
 
-def replace_authority(site: Site, pod: Pod) -> None:
+def replace_authority(site: Site, pod: InjectedPod) -> None:
     """Do what docs/operations.md says, step by step."""
     old, new = site.nodes, Authority("corporate nodes, the next ones")
     operator = site.installation.operator
@@ -221,16 +135,16 @@ def replace_authority(site: Site, pod: Pod) -> None:
         )
 
     site.trust(old, new)
-    site.renew()
+    site.installation.renew()
     bring_to_pods(old, new)
     site.issue(new, new, old)
-    site.renew()
-    site.restart_nodes()
+    site.installation.renew()
+    site.installation.restart_nodes()
     assert not is_behind(), "pods trust both already"
     site.trust(new)
-    site.renew()
+    site.installation.renew()
     bring_to_pods(new)
-    site.restart_nodes()
+    site.installation.restart_nodes()
     operator.stop()
     operator.start()
     eventually("the operator is back", lambda: "role: writes" in operator.get(7403, "/readyz?verbose"))

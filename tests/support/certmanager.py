@@ -1,6 +1,7 @@
 """What cert-manager's v1 API takes of the fields that the chart uses; every other field is refused.
 
-Written by hand after cert-manager's own definitions and the checks of its webhook, which no test can run here.
+Written by hand after cert-manager's own definitions and the checks of its webhook; with the definitions themselves, and
+the controllers, run the tests in tests/certmanager, which need Go.
 """
 
 from typing import Any

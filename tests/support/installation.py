@@ -174,6 +174,26 @@ class Installation:
             body = self.api.request("GET", f"/api/v1/namespaces/{self.namespace}/secrets/{name}")
             volume.write({key: base64.b64decode(value) for key, value in body["data"].items()})
 
+    def renew(self) -> None:
+        """Bring the Secrets to the processes, and wait until all use them."""
+        processes = [(node, 7402) for node in self.nodes]
+        before = [node.metric(port, "leaderlease_certificate_reloads_total") for node, port in processes]
+        self.sync()
+        for (node, port), count in zip(processes, before, strict=True):
+            eventually(
+                f"{node.name} uses the new files",
+                lambda node=node, port=port, count=count: (
+                    node.metric(port, "leaderlease_certificate_reloads_total") > count
+                ),
+            )
+
+    def restart_nodes(self) -> None:
+        """Restart one node after another, each when the last one is ready."""
+        for node in self.nodes:
+            node.stop()
+            node.start()
+            self.until_ready(node)
+
     def run(self, name: str, arguments: list[str], environ: Mapping[str, str]) -> Process:
         """Return a process of the agent's image, which knows the names of the cluster; not started."""
         return Process(name, self.home, "127.0.0.1", self._command(arguments), environ)

@@ -17,6 +17,7 @@ HOW_TO_ENABLE: Mapping[str, str] = {
     "process": "run as root, with iproute2, iptables, util-linux, strace, faketime and prometheus installed",
     "apiserver": "needs a real kube-apiserver and etcd: name their folder in KUBEBUILDER_ASSETS, or put both on PATH",
     "e2e": "needs a Kubernetes cluster that may be broken: set KUBECONFIG, and LEADERLEASE_CLUSTER for the faults",
+    "certmanager": "needs a kube-apiserver and cert-manager's controllers: install Go and run tests/certmanager/build",
     "model": "needs the TLA+ model checker: install a Java runtime and run spec/fetch-tla2tools",
 }
 """Every level that a machine may lack, with the sentence that says how to enable it."""
