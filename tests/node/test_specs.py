@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from leaderlease.errors import ConfigError
+from leaderlease.node.homes import SPEC
 from leaderlease.node.specs import check_spec
 from leaderlease.paxos.lease import Holder
 from leaderlease.wire import session as wire
@@ -28,6 +29,31 @@ def test_declaration_keeps_its_place_in_the_bytes() -> None:
     written = msgspec.msgpack.encode(spec)
     assert written[1 : len(BEFORE)] == BEFORE[1:]
     assert written == b"\x9b" + BEFORE[1:] + bytes.fromhex("cd0258cc96a74f7264696e616c05")
+
+
+def test_declaration_of_another_version_admits_nobody_and_stops_nothing() -> None:
+    """A node that cannot read one starts all the same, pauses that lease alone, and takes the next declaration."""
+    cluster = Cluster()
+    done: list[str] = []
+    cluster[1].sessions.specs.write(
+        SPEC + NAME, msgspec.msgpack.encode(["of another age"]), lambda term, code, text: done.append(code)
+    )
+    cluster.run(100)
+    assert done == [""]
+    for member in (1, 2, 3):
+        cluster.crash(member)
+        cluster.restart(member)
+    cluster.run(1_000)
+    alice = cluster[1].client("alice")
+    alice.acquire(ALICE, duration_ms=1_000)
+    cluster.run(100)
+    assert "is Paused: nobody new is admitted" in alice.got(wire.Failed)[0].text
+    cluster[2].sessions.specs.declare(NAME, wire.Spec(1_000), lambda term, code, text: done.append(code))
+    cluster.run(100)
+    assert done == ["", ""]
+    alice.acquire(ALICE, duration_ms=1_000)
+    cluster.run(100)
+    assert alice.got(wire.Granted)[0].term == 1
 
 
 def test_older_messages_are_read() -> None:

@@ -4,8 +4,10 @@ Rule 1: a lease that is not declared cannot be acquired, unless the node declare
 Rule 2: this node's own copy answers where it has one; where it has none, or would refuse by it, a majority is asked, so
         a node that was away does not refuse what others know. What it may not store (R5) reaches it by ``missed``.
 Rule 3: a withdrawn declaration leaves a tombstone: the generation goes on rising (R7).
+Rule 4: a declaration that this version cannot read admits nobody new here; holders stay, and other registers work.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -42,6 +44,8 @@ WRITE_RETRIES_MAX: Final = 10
 WRITE_BACKOFF_MS: Final = 50
 """Ballots for one declaration, and the longest random pause between two."""
 
+UNREADABLE: Final = Spec(DURATION_DEFAULT_MS, mode="Paused")
+"""What stands in for a declaration that this version cannot read (rule 4)."""
 AUTOMATIC: Final = Spec(DURATION_DEFAULT_MS)
 """What a node that declares by itself takes for a lease that nobody declared."""
 
@@ -49,6 +53,7 @@ OnSpec = Callable[[Spec | None, str], None]
 """Called with (spec, ""), with (None, "") where none was declared, or (None, text) where nobody could say."""
 OnEnd = Callable[[int, str, str], None]
 
+logger = logging.getLogger("leaderlease.specs")
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Spec)
 
@@ -208,8 +213,16 @@ class Specs:
         self._undeclared_until_ms.pop(name, None)
         before = self.declared.get(name)
         if value.body:
-            self.declared[name] = _decoder.decode(value.body)
+            self.declared[name] = _read(name, value.body)
         else:
             self.declared.pop(name, None)
         if self.declared.get(name) != before:
             self.on_change(name)
+
+
+def _read(name: str, body: bytes) -> Spec:
+    try:
+        return _decoder.decode(body)
+    except msgspec.DecodeError as error:
+        logger.error("the declaration of %s is of another version (%s): nobody new is admitted here", name, error)
+        return UNREADABLE
