@@ -37,6 +37,7 @@ async def test_h16_what_an_earlier_connection_says_or_does_is_nothing_to_the_pre
     session.unlinked(earlier)
     assert core.is_ready
     assert session._link is present
+    session.unlinked(present)
     await session.close()
 
 
