@@ -99,7 +99,6 @@ class SessionCore:
             return
         self.is_open = self.is_ready = False
         self.outgoing.clear()
-        self._keepalives.reset()
         self._asks.clear()
         self._retries.clear()
         self._zombies.clear()
@@ -331,12 +330,7 @@ class SessionCore:
             return
         failed = frozenset(message.failed)
         for campaign in list(self._campaigns.values()):
-            if (
-                campaign.ordinal is not None
-                and campaign.ordinal <= message.ordinal
-                and campaign.name not in failed
-                and campaign.holder.nonce not in failed
-            ):
+            if campaign.ordinal is not None and campaign.ordinal <= message.ordinal and campaign.name not in failed:
                 self._extend(campaign, message.seq, basis, now)
 
     def _renewed(self, message: wire.Kept, now: Instant) -> None:

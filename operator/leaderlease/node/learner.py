@@ -117,12 +117,6 @@ class Learner:
             for began, ended in pairwise(history)
         )
 
-    def resumed(self, name: str, term: int) -> None:
-        """Take back an expiry that this node saw too early: the holder was renewed by others."""
-        view = self._view(name)
-        if view.term == term and view.ended == "expired":
-            view.ended = ""
-
     def subscribe(self, watch: Watch, since: int) -> None:
         """Add a watch, and bring it from term ``since`` to now: transitions, or the state and ``resync``."""
         self._watches.append(watch)

@@ -90,7 +90,7 @@ class Releases:
         if register is not None and register.value == value and register.accepted > ballot:
             # A take-over has moved it to a higher ballot while this waited.
             ballot = register.accepted
-        if wanted and not home.is_busy:
+        if wanted:
             self._hand_over(home, ballot, value, on_end)
         elif value.is_never:
             self._vacate_when_free(home, value.nonce, "released", on_end)
