@@ -5,6 +5,8 @@
 
 from typing import NamedTuple
 
+from mutants.around import AROUND
+
 
 class Mutant(NamedTuple):
     """A patch.
@@ -225,7 +227,7 @@ MUTANTS = (
            "        if False:\n            # The ack",
            (f"{R6}::test_h18_after_expiry_no_late_answer_revives_the_term",)),
     Mutant("a keepalive covers what was granted after it", "R6 H16", "client/core.py",
-           "                and campaign.ordinal <= message.ordinal\n", "",
+           " and campaign.ordinal <= message.ordinal", "",
            (f"{R6}::test_h16_a_keepalive_does_not_cover_a_lease_that_was_granted_after_it",)),
     Mutant("a holder that asks again is answered without a round", "R6 H17", "node/leases.py",
            "        self._driver.start(home.key, held.holder.nonce, intent, on_end)\n",
@@ -233,7 +235,7 @@ MUTANTS = (
            (f"{NODES}::test_h34_a_keepalive_names_what_a_majority_did_not_acknowledge",
             f"{NODES}::test_h23_a_take_over_that_outlives_its_connection_releases_nothing")),
     Mutant("a refused lease counts as renewed at the client", "R6 H34", "client/core.py",
-           "                and campaign.name not in failed\n", "",
+           " and campaign.name not in failed", "",
            ("client/test_core.py::test_keepalive_renews_up_to_its_ordinal_only",)),
     Mutant("a lost take-over releases what it took", "R6 H23", "node/leases.py",
            "                # A release that waits for this attempt finds the new ballot in ``held``.\n",
@@ -421,4 +423,5 @@ MUTANTS = (
     Mutant("the mirror is no hint", "H37", "controller/plan.py",
            "{ANNOTATION_HINT: HINT, f\"{GROUP}/term\"", "{f\"{GROUP}/term\"",
            ("controller/test_plan.py::test_h37_the_mirror_says_that_it_is_a_hint_and_nothing_is_read_from_it",)),
+    *(Mutant(*one) for one in AROUND),
 )  # fmt: skip

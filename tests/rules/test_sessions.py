@@ -194,7 +194,7 @@ def test_nobody_is_shown_the_nonce_of_another_h19() -> None:
 
 
 def test_a_lease_that_nobody_declared_is_given_to_nobody() -> None:
-    """R8: not the first time that it is asked for, and not while that answer is remembered."""
+    """Not the first time that it is asked for, and not while that answer is remembered."""
     cluster = Cluster()
     _strict(cluster)
     alice = cluster[1].client("alice")
