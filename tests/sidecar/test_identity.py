@@ -144,3 +144,13 @@ def test_record_that_cannot_be_written_is_removed(
     state.save(LEASE, "pod-a", NONCE, 8, 3_000.0)
     assert "a restart of this sidecar will lose the lease" in caplog.text
     assert state.load(LEASE, "pod-a") is None
+
+
+def test_h18_where_boots_cannot_be_told_apart_no_nonce_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """R6, H33: two readings of a clock are comparable within one boot only."""
+    monkeypatch.setattr(identity, "BOOT_ID", tmp_path / "there is none")
+    clock = lambda: Instant(1_000.0, 1_000.0)  # noqa: E731
+    state = StateDir(tmp_path, clock)
+    state.save("shop/a", "me", "a" * 32, 1, 5_000)
+    assert state.load("shop/a", "me") is None
+    state.close()
