@@ -20,12 +20,15 @@ from leaderlease.errors import (
 )
 from leaderlease.paxos.acceptor import Ceiling
 from leaderlease.storage.base import FORMAT, Life
-from leaderlease.storage.directory import DATABASE, LOCK, read_image, wal_of
+from leaderlease.storage.directory import DATABASE, LOCK, LOG_BYTES, read_image, wal_of
 from leaderlease.storage.inspect import inspect
 from leaderlease.storage.sqlite import SqliteStorage, open_storage
+from leaderlease.storage.wal import FRAME_HEADER_BYTES, HEADER_BYTES
 from support.disks import CLUSTER, MEMBERS, OTHER_CLUSTER, Owner, configuration, record
 
 WRITER = Path(__file__).parents[1] / "support" / "acknowledging_writer.py"
+FRAME_BYTES = FRAME_HEADER_BYTES + 4096
+"""Of the log: one page."""
 FLIPS = 150
 """Places that each damage test tries."""
 
@@ -237,6 +240,12 @@ def _crashed_copy(storage: SqliteStorage, directory: Path, target: Path) -> Path
     return target
 
 
+def _written(log: Path) -> int:
+    """Return how many bytes of a log are header and frames, and not its blank rest."""
+    used = len(log.read_bytes().rstrip(b"\0"))
+    return HEADER_BYTES + -(-max(0, used - HEADER_BYTES) // FRAME_BYTES) * FRAME_BYTES
+
+
 def test_flipped_bit_in_the_log_loses_at_most_the_last_transaction(
     storage: SqliteStorage, owner: Owner, directory: Path, tmp_path: Path
 ) -> None:
@@ -247,7 +256,7 @@ def test_flipped_bit_in_the_log_loses_at_most_the_last_transaction(
     log = wal_of(crashed / DATABASE)
     randomness = random.Random(2)
     for _ in range(FLIPS):
-        position, bit = randomness.randrange(log.stat().st_size), randomness.randrange(8)
+        position, bit = randomness.randrange(_written(log)), randomness.randrange(8)
         _flip(log, position, bit)
         try:
             found = read_image(crashed)
@@ -275,14 +284,45 @@ def test_damaged_log_stays_as_it_is(storage: SqliteStorage, owner: Owner, direct
 def test_torn_last_write_is_no_damage(storage: SqliteStorage, owner: Owner, directory: Path, tmp_path: Path) -> None:
     """A crash in the middle of a write: all that was acknowledged before it is there."""
     owner.store(storage, record("l/0", 1))
-    size = wal_of(directory / DATABASE).stat().st_size
+    size = _written(wal_of(directory / DATABASE))
     owner.store(storage, record("l/0", 2))
     crashed = _crashed_copy(storage, directory, tmp_path / "crashed")
     with wal_of(crashed / DATABASE).open("r+b") as log:
-        log.truncate(size + 1000)
+        log.seek(size + 1000)
+        log.write(bytes(FRAME_BYTES - 1000))
     opened = owner.open(crashed)
     opened.close()
     assert opened.load().records == (record("l/0", 1),)
+
+
+def test_log_keeps_its_size(storage: SqliteStorage, owner: Owner, directory: Path) -> None:
+    """Commits overwrite: a log that grows makes each fdatasync take twice as long."""
+    log = wal_of(directory / DATABASE)
+    assert log.stat().st_size == LOG_BYTES
+    written = _written(log)
+    owner.store(storage, record("l/0", 1))
+    assert log.stat().st_size == LOG_BYTES
+    assert _written(log) > written
+
+
+def test_blank_log_holds_nothing(owner: Owner, filled: Path) -> None:
+    """What a crash in the middle of a start leaves: all that was durable before it is there."""
+    before = read_image(filled).loaded()
+    for size in (1 << 20, LOG_BYTES):
+        wal_of(filled / DATABASE).write_bytes(bytes(size))
+        opened = owner.open(filled)
+        opened.close()
+        assert opened.load() == before
+
+
+def test_header_that_was_lost_is_damage(storage: SqliteStorage, owner: Owner, directory: Path, tmp_path: Path) -> None:
+    """H25: without its header SQLite takes the log for an empty one, and would forget what stands behind it."""
+    owner.store(storage, record("l/0", 1))
+    crashed = _crashed_copy(storage, directory, tmp_path / "crashed")
+    with wal_of(crashed / DATABASE).open("r+b") as log:
+        log.write(bytes(HEADER_BYTES))
+    with pytest.raises(CorruptRecord, match="the header of the write-ahead log is damaged"):
+        owner.open(crashed)
 
 
 def test_crashed_copy_opens_with_all_of_it(

@@ -20,6 +20,8 @@ from leaderlease.storage.wal import image, read_wal
 
 DATABASE: Final = "leaderlease.db"
 LOCK: Final = "leaderlease.lock"
+LOG_BYTES: Final = 8 << 20
+"""Of the log, written ahead: what single commits need between two checkpoints."""
 _DISK_ERRORS: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 _DAMAGES: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REFUSALS: Final = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
@@ -169,6 +171,21 @@ def sync_directory(path: Path) -> None:
 def wal_of(database: Path) -> Path:
     """Return where SQLite keeps the log of a database."""
     return database.with_name(f"{database.name}-wal")
+
+
+def reserve_log(database: Path) -> None:
+    """Fill the empty log with zeros, durably, so that commits overwrite a file that keeps its size.
+
+    One that grows takes twice as long with each fdatasync, for the file system has to commit the new size as well.
+    SQLite and ``read_wal`` end at a frame without the salts of the header, so zeros are as good as the end of the file.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+    with wal_of(database).open("r+b", buffering=0) as log:
+        for _ in range(LOG_BYTES >> 16):
+            log.write(bytes(1 << 16))
+        os.fsync(log.fileno())
 
 
 def read_image(directory: Path) -> Contents:

@@ -26,6 +26,7 @@ from leaderlease.storage.directory import (
     format_directory,
     prepare_directory,
     read_image,
+    reserve_log,
 )
 from leaderlease.storage.rows import (
     CEILING,
@@ -234,6 +235,7 @@ def _connect(directory: Path, contents: Contents) -> sqlite3.Connection:
         if found != contents.sum_crc:
             raise corrupt(directory, ["SQLite recovers something else than what was checked"])
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        reserve_log(path)
     except BaseException:
         connection.close()
         raise
