@@ -12,11 +12,11 @@ from leaderlease.node.driver import Driver
 from leaderlease.node.node import Node
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Value
-from leaderlease.paxos.messages import Accept, Accepted, Ping, Prepare, Promise
+from leaderlease.paxos.messages import Accept, Accepted, Peek, Peeked, Ping, Prepare, Promise
 from leaderlease.storage.directory import DATABASE
 from leaderlease.wire.codec import PEER
 from leaderlease.wire.session import Granted
-from support.core import ALICE, BOB
+from support.core import ALICE, BOB, CHARLIE
 from support.disks import Owner, record
 from support.nodes import CLUSTER, KEY, Cluster
 
@@ -211,6 +211,40 @@ def test_h26_a_stalled_disk_stops_new_owners_and_no_renewals() -> None:
     bob.acquire(BOB, name="shop/other")
     cluster.run(1_000)
     assert not bob.got(Granted)
+    del storage.oldest_pending_ms  # type: ignore[attr-defined]
+    cluster.run(1_000)
+    assert bob.got(Granted)
+
+
+def test_h26_a_disk_that_stalls_while_a_majority_is_asked_proposes_for_nobody_new() -> None:
+    """Node 1 has missed a term, so it asks; when it hears that the lease is free, its commits no longer come back."""
+    cluster = Cluster()
+    alice, charlie, bob = cluster[2].client("alice"), cluster[3].client("charlie"), cluster[1].client("bob")
+    alice.acquire(ALICE)
+    cluster.run()
+    cluster.loses = lambda source, target, message: target == "1" != source
+    alice.release(ALICE)
+    cluster.run()
+    charlie.acquire(CHARLIE)
+    cluster.run()
+    charlie.release(CHARLIE)
+    cluster.run()
+    assert cluster[1].holder() == "alice"
+    assert cluster[1].is_live(), "node 1 has not heard of the releases"
+    looks: list[object] = []
+    cluster.loses = lambda source, target, message: bool(isinstance(message, Peek) and looks.append(message))
+    cluster.holds = lambda source, target, message: isinstance(message, Peeked) and message.key == KEY
+    bob.acquire(BOB, is_waiting=False)
+    cluster.run()
+    assert looks
+    storage = cluster[1].storage
+    storage.oldest_pending_ms = lambda: 60_000.0  # type: ignore[method-assign]
+    looks.clear()
+    cluster.let_through()
+    cluster.run(2_000)
+    assert cluster[2].holder() == "charlie"
+    assert len(looks) <= 20, "it asks again without end"
+    assert not bob.inbox
     del storage.oldest_pending_ms  # type: ignore[attr-defined]
     cluster.run(1_000)
     assert bob.got(Granted)

@@ -123,22 +123,26 @@ class Leases:
         waiter = home.waiters[0]
         now_ms = driver.ports.now_ms()
         register = driver.acceptor.registers.get(home.key)
+        guard = None
         if register is not None and register.is_live(now_ms) and not is_of(register.value, waiter.holder):
-            if any(not candidate.is_waiting for candidate in home.waiters):
-                self._ask_majority(home)
-            else:
-                self._wait(home, register.remaining_ms(now_ms))
-        elif home.hold_off_until_ms > now_ms:
+            guard = register
+        if guard is not None and all(candidate.is_waiting for candidate in home.waiters):
+            self._wait(home, guard.remaining_ms(now_ms))
+        elif guard is None and home.hold_off_until_ms > now_ms:
             self.wake_in(home, home.hold_off_until_ms - now_ms)
         elif driver.is_disk_stalled():
             self.wake_in(home, BACKOFF_MAX_MS)
-        elif self.preferences.must_ask(home, waiter):
-            self._ask_majority(home, is_complete=True)
+        elif guard is not None or self.preferences.must_ask(home, waiter):
+            self._ask_majority(home, is_complete=guard is None)
         else:
             self._attempt(home, waiter)
 
     def _attempt(self, home: Home, waiter: Waiter) -> None:
         driver = self._driver
+        if driver.is_disk_stalled():
+            # Perhaps since a majority was asked: whatever led here, nobody new holds through this node (H26).
+            self.wake_in(home, BACKOFF_MAX_MS)
+            return
         if not driver.is_quorum_connected():
             self._refuse_without_quorum(home)
             return
