@@ -136,7 +136,7 @@ def test_a_watch_that_goes_on_at_a_restarted_node_says_where_it_has_missed_a_ter
 
 @pytest.mark.parametrize("duration_ms", [1_000, None], ids=["ends", "never"])
 def test_an_attempt_for_a_connection_that_is_gone_takes_no_lease_from_its_holder(duration_ms: int | None) -> None:
-    """Node 3 was asked to go on for Alice, and is done when node 2 serves her: she keeps her lease and hears nothing (R7).
+    """Node 3 was asked to go on for Alice, and is done when node 2 serves her: she holds on and hears of nothing (R7).
 
     Chaos, seed 868: a lock without end was lost to this, and nobody could release it any more.
     """
