@@ -148,7 +148,7 @@ def _single(tmp_path: Path) -> NodeConfig:
 async def _serving(node: Node) -> asyncio.Task[None]:
     task = asyncio.create_task(node.serve())
     async with asyncio.timeout(30):
-        while node.sessions is None and not task.done():  # noqa: ASYNC110  (the node tells nobody)
+        while not node.is_serving and not task.done():  # noqa: ASYNC110  (the node tells nobody)
             await asyncio.sleep(0.01)
     return task
 
