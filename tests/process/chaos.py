@@ -48,7 +48,8 @@ PROGRESS_BOUND_MS, PROGRESS_MAX_S = 15_000.0, 180.0
 ALONE_S, ALONE_TRIES = 3.0, 5
 """A kind of fault that has had no effect is tried alone, for so long and so often, before the run fails."""
 OBSERVE_PERIOD_S = 0.05
-DISK_SIZE = "64m"
+DISK_SIZE = "8m"
+"""No room for a log of its full size: one that has it is not noticed to be full for long."""
 OFF_MS = 60_000.0
 
 

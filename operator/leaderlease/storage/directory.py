@@ -8,6 +8,7 @@ Rule 3: a directory of another format is refused before anything in it is believ
 
 import errno
 import fcntl
+import logging
 import os
 import sqlite3
 from pathlib import Path
@@ -22,6 +23,7 @@ DATABASE: Final = "leaderlease.db"
 LOCK: Final = "leaderlease.lock"
 LOG_BYTES: Final = 8 << 20
 """Of the log, written ahead: what single commits need between two checkpoints."""
+logger = logging.getLogger("leaderlease.storage")
 _DISK_ERRORS: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 _DAMAGES: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _REFUSALS: Final = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH}
@@ -178,14 +180,22 @@ def reserve_log(database: Path) -> None:
 
     One that grows takes twice as long with each fdatasync, for the file system has to commit the new size as well.
     SQLite and ``read_wal`` end at a frame without the salts of the header, so zeros are as good as the end of the file.
+    Where there is no room for it the log stays empty, and commits take their time.
 
     Raises:
-        OSError: There is no room for it.
+        OSError: The disk fails.
     """
     with wal_of(database).open("r+b", buffering=0) as log:
-        for _ in range(LOG_BYTES >> 16):
-            log.write(bytes(1 << 16))
-        os.fsync(log.fileno())
+        try:
+            left = LOG_BYTES
+            while left:
+                left -= log.write(bytes(min(left, 1 << 16)))
+            os.fsync(log.fileno())
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            log.truncate(0)
+            logger.warning("%s: no room for a log of %d MiB, so each commit takes longer", database, LOG_BYTES >> 20)
 
 
 def read_image(directory: Path) -> Contents:
