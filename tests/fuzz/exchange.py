@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from aiohttp.http_exceptions import HttpProcessingError
-
 from leaderlease.node.config import NodeConfig
 from leaderlease.node.node import Node
 
@@ -39,8 +37,8 @@ TEMPLATES: tuple[bytes, ...] = (
     b"GET http://[::1/ HTTP/1.1\r\nHost: a\r\n\r\n",
     b"GET /%ff%00%2e%2e/?a=1&a=2&=&%zz HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 200 + b"\r\n\r\n",
 )
-_STATUS = re.compile(rb"(?:\A|\n)HTTP/(?:0\.9|1\.[01]|2\.0) (\d{3}) ")
-"""A status line; aiohttp answers under the version that it was asked under, or 0.9 where that is left out."""
+_STATUS = re.compile(rb"(?:\A|\n)HTTP/1\.1 (\d{3}) ")
+"""A status line."""
 
 
 class Errors(logging.Handler):
@@ -51,8 +49,8 @@ class Errors(logging.Handler):
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the text and the exception, unless it is that a client has left, or sent no HTTP: aiohttp logs both."""
-        if record.exc_info and isinstance(record.exc_info[1], ConnectionError | HttpProcessingError):
+        """Keep the text and the exception, unless it is that a client has left."""
+        if record.exc_info and isinstance(record.exc_info[1], ConnectionError):
             return
         self.found.append(logging.Formatter().format(record))
 

@@ -25,7 +25,7 @@ from fuzz.source import Source
 from leaderlease.client.endpoints import Endpoint
 from leaderlease.sidecar.agent import Sidecar
 from leaderlease.sidecar.config import SidecarConfig
-from leaderlease.sidecar.http import (
+from leaderlease.wire.http import (
     BODY_BYTES_MAX,
     HEADER_BYTES_MAX,
     QUERY_FIELDS_MAX,

@@ -91,7 +91,7 @@ async def test_not_ready_before_clients_are_served(tmp_path: Path, monkeypatch: 
         assert early == ["clients: the client port is not open yet\n"]
         assert await asyncio.to_thread(readiness, port) == "ok\n"
     finally:
-        await web.stop()
+        web.stop()
         await node.stop()
 
 
@@ -124,7 +124,7 @@ async def test_leases_are_shown_without_what_only_their_holder_may_know(quorum: 
     [
         ("/v1/leases/shop/nobody", 404, "shop/nobody: nobody ever held it"),
         ("/v1/leases/Shop/billing", 400, "lease name 'Shop/billing'"),
-        ("/v2", 404, "Not Found"),
+        ("/v2", 404, "there is no '/v2'; there are /, /livez"),
     ],
 )
 def test_a_question_without_an_answer_gets_a_sentence(quorum: LocalQuorum, path: str, status: int, text: str) -> None:

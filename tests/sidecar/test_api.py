@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from leaderlease.cli.local import LocalQuorum
-from leaderlease.sidecar import http
+from leaderlease.wire import http
 from support.sidecars import Sidecar, Sidecars, ask, until
 
 PATIENCE_S = 10.0
@@ -117,7 +117,7 @@ def test_verification_asks_the_quorum(leader: Sidecar) -> None:
         ("GET", "/v1/leases/first/verify?term=-1", "", 400, "term: '-1'"),
         ("GET", "/v1/leases/first/verify?term=9007199254740992", "", 400, "term: '9007199254740992'"),
         ("GET", "/v1/leases/first/verify?term=%C2%B2", "", 400, "term: '²'"),
-        ("GET", "/?lease", "", 400, "the query 'lease' must be name=value pairs"),
+        ("GET", "/?lease", "", 404, "lease '' is not one of this sidecar's"),
         ("GET", "/?lease=first&lease=second", "", 400, "names a field twice"),
         ("GET", "/?" + "&".join(f"a{i}=1" for i in range(17)), "", 400, "at most 16"),
         ("POST", "/v1/leases/first/transfer", "", 400, "successor: is missing"),

@@ -11,14 +11,14 @@ import pytest
 import leaderlease
 from leaderlease.client.clock import Instant
 from leaderlease.errors import ConfigError
-from leaderlease.sidecar import http
 from leaderlease.sidecar.config import GateConfig, parse_gate, parse_listen
 from leaderlease.sidecar.feed import HISTORY_MAX, Entry, Feed, event_id, parse_event_id
 from leaderlease.sidecar.health import Gate, check
-from leaderlease.sidecar.http import Response, Server
 from leaderlease.sidecar.successor import choose_successor
 from leaderlease.sidecar.view import View
+from leaderlease.wire import http
 from leaderlease.wire import session as wire
+from leaderlease.wire.http import Response, Server
 from support.fakenode import FakeQuorum
 
 A, B = "shop/a", "shop/b"

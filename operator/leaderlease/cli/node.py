@@ -151,4 +151,4 @@ async def _serve(config: NodeConfig) -> None:
         await member.serve()
     finally:
         if web is not None:
-            await web.stop()
+            web.stop()

@@ -4,11 +4,10 @@
 """
 
 import asyncio
-import logging
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import msgspec
-from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from leaderlease.errors import ConfigError
@@ -19,29 +18,35 @@ from leaderlease.node.reads import Reading, ReadState
 from leaderlease.node.sessions import Sessions
 from leaderlease.node.status import node_status
 from leaderlease.paxos.lease import Holder, parse_name
+from leaderlease.wire.http import Answer, HttpError, Request, Response, Server
 
 PAGE_MAX: Final = 1_000
 """Leases in one answer of ``/v1/leases``."""
+PATHS: Final = ("/", "/livez", "/readyz?verbose", "/metrics", "/v1/quorum", "/v1/leases", "/v1/leases/NAMESPACE/NAME")
 
-logger = logging.getLogger("leaderlease.web")
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 class Web:
-    """The HTTP server of one node; serves from before the bootstrap on."""
+    """The HTTP server of one node; serves from before the bootstrap on.
+
+    Attributes:
+        port: Where it listens; 0 before that.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._registry = registry_of(node)
-        app = web.Application()
-        app.router.add_get("/", self._index)
-        app.router.add_get("/livez", self._livez)
-        app.router.add_get("/readyz", self._readyz)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/v1/quorum", self._quorum)
-        app.router.add_get("/v1/leases", self._leases)
-        app.router.add_get("/v1/leases/{namespace}/{name}", self._lease)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._server = Server(self.handle)
+        self.port = 0
+        self._fixed: dict[str, Callable[[Request], Response]] = {
+            "/": lambda request: _json({"node": node.config.name, "paths": PATHS[1:]}),
+            "/livez": lambda request: _text("ok\n"),
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/v1/quorum": self._quorum,
+            "/v1/leases": self._leases,
+        }
 
     async def start(self) -> None:
         """Listen.
@@ -51,32 +56,40 @@ class Web:
         """
         address = self._node.config.listen_http
         host, port = parse_address(address, "--listen-http")
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, host, port).start()
+            self.port = await self._server.listen(host, port)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConfigError(f"--listen-http {address}: cannot listen there ({reason}); is it in use?") from error
 
-    async def stop(self) -> None:
+    def stop(self) -> None:
         """Close."""
-        await self._runner.cleanup()
+        self._server.close()
 
-    async def _index(self, request: web.Request) -> web.Response:
-        paths = ["/livez", "/readyz?verbose", "/metrics", "/v1/quorum", "/v1/leases", "/v1/leases/NAMESPACE/NAME"]
-        return _json({"node": self._node.config.name, "paths": paths})
+    def handle(self, request: Request) -> Answer | Awaitable[Answer]:
+        """Answer one request.
 
-    async def _livez(self, request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+        Raises:
+            HttpError: It cannot be answered; the text says why.
+        """
+        fixed = self._fixed.get(request.path)
+        parts = request.path.split("/")
+        if fixed is None and (parts[:3] != ["", "v1", "leases"] or len(parts) != 5):
+            raise HttpError(404, f"there is no {request.path[:80]!r}; there are {', '.join(PATHS)}")
+        if request.method not in ("GET", "HEAD"):
+            raise HttpError(
+                405, f"{request.method[:20]} is not served here: nothing can be written", [(b"allow", b"GET, HEAD")]
+            )
+        return fixed(request) if fixed is not None else self._lease(f"{parts[3]}/{parts[4]}")
 
-    async def _readyz(self, request: web.Request) -> web.Response:
+    def _readyz(self, request: Request) -> Response:
         checks = self._checks()
         is_ready = all(text == "ok" for text in checks.values())
         if "verbose" in request.query:
             lines = [f"[{'+' if text == 'ok' else '-'}] {name}: {text}\n" for name, text in checks.items()]
         else:
             lines = ["ok\n"] if is_ready else [f"{name}: {text}\n" for name, text in checks.items() if text != "ok"]
-        return web.Response(text="".join(lines), status=200 if is_ready else 503)
+        return _text("".join(lines), 200 if is_ready else 503)
 
     def _checks(self) -> dict[str, str]:
         node = self._node
@@ -94,16 +107,15 @@ class Web:
             "catch-up": "ok" if node.catchup is not None and node.catchup.is_caught_up() else "still copying",
         }
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        body = generate_latest(self._registry)
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    def _metrics(self, request: Request) -> Response:
+        return Response(200, generate_latest(self._registry), CONTENT_TYPE_LATEST.encode())
 
     def _sessions(self) -> Sessions:
         if self._node.sessions is None:
-            raise web.HTTPServiceUnavailable(text="the quorum is not known yet\n")
+            raise HttpError(503, "the quorum is not known yet")
         return self._node.sessions
 
-    async def _quorum(self, request: web.Request) -> web.Response:
+    def _quorum(self, request: Request) -> Response:
         status = _plain(node_status(self._sessions()))
         del status["request"]
         fields = ("name", "member", "is_reachable", "round_trip_ms")
@@ -113,13 +125,12 @@ class Web:
                 peer["round_trip_ms"] = None
         return _json({**status, "peers": peers})
 
-    async def _leases(self, request: web.Request) -> web.Response:
+    def _leases(self, request: Request) -> Response:
         found = self._sessions().local_view(request.query.get("prefix", ""), request.query.get("after", ""))
         after = found[PAGE_MAX - 1].name if len(found) > PAGE_MAX else ""
         return _json({"items": found[:PAGE_MAX], "after": after})
 
-    async def _lease(self, request: web.Request) -> web.Response:
-        name = f"{request.match_info['namespace']}/{request.match_info['name']}"
+    async def _lease(self, name: str) -> Response:
         try:
             parse_name(name)
         except ConfigError as error:
@@ -146,9 +157,12 @@ async def read_lease(sessions: Sessions, name: str) -> Reading:
     return await future
 
 
-def _json(content: Any, status: int = 200) -> web.Response:
-    body = _encode(_plain(content))
-    return web.Response(body=body + b"\n", status=status, content_type="application/json")
+def _json(content: Any, status: int = 200) -> Response:
+    return Response(status, _encode(_plain(content)) + b"\n")
+
+
+def _text(text: str, status: int = 200) -> Response:
+    return Response(status, text.encode(), b"text/plain; charset=utf-8")
 
 
 def _plain(content: Any) -> Any:

@@ -25,9 +25,9 @@ from leaderlease.sidecar.config import GateConfig, SidecarConfig
 from leaderlease.sidecar.feed import Entry, Feed
 from leaderlease.sidecar.file import LeaderFile
 from leaderlease.sidecar.health import Gate, check
-from leaderlease.sidecar.http import Handler, Server
 from leaderlease.sidecar.identity import StateDir
 from leaderlease.sidecar.view import View
+from leaderlease.wire.http import Handler, Server
 
 TOKEN_BYTES_MAX: Final = 16 << 10
 CONFIRMATIONS: Final = 3

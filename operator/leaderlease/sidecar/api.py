@@ -19,8 +19,8 @@ from leaderlease.sidecar.candidate import Candidate
 from leaderlease.sidecar.config import IDENTITY_CHARS_MAX
 from leaderlease.sidecar.feed import Entry, Feed, event_id, frame, parse_event_id
 from leaderlease.sidecar.health import Gate
-from leaderlease.sidecar.http import Answer, HttpError, Request, Response, Server, Stream, json_response
 from leaderlease.sidecar.view import View
+from leaderlease.wire.http import Answer, HttpError, Request, Response, Server, Stream, json_response
 
 QUORUM_TIMEOUT_S: Final = 3.0
 """How long a question to the quorum may take, before it is answered 503."""

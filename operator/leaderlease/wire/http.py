@@ -252,7 +252,7 @@ class _Connection(asyncio.Protocol):
         except Exception:
             # A bug here must not take the lease with it.
             log.exception("a request failed")
-            answer = error_response(HttpError(500, "the sidecar failed to answer; its log says more"))
+            answer = error_response(HttpError(500, "this server failed to answer; its log says more"))
         self._task = None
         if self._transport is None:
             return
@@ -337,9 +337,9 @@ def _reason(status: int) -> bytes:
 def _request(head: h11.Request, body: bytes) -> Request:
     path, _, query = head.target.decode("ascii").partition("?")
     try:
-        fields = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), max_num_fields=QUERY_FIELDS_MAX)
+        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=QUERY_FIELDS_MAX)
     except ValueError:
-        raise HttpError(400, f"the query {query[:80]!r} must be name=value pairs, at most {QUERY_FIELDS_MAX}") from None
+        raise HttpError(400, f"the query {query[:80]!r} must have at most {QUERY_FIELDS_MAX} fields") from None
     if len(dict(fields)) < len(fields):
         raise HttpError(400, f"the query {query[:80]!r} names a field twice")
     headers = {name.decode("ascii"): value.decode("latin-1") for name, value in head.headers}
