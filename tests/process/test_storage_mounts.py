@@ -37,7 +37,7 @@ def _run(point: Path, *commands: str) -> str:
 
 
 def test_disk_that_fills_up(mount_point: Path, tmp_path: Path) -> None:
-    """R9: it starts without a log of its full size, hears once, and after room is made all that was acknowledged is there."""
+    """R9: it starts without a full log, hears once, and after room is made all that was acknowledged is there."""
     copy = tmp_path / "copy"
     output = _run(
         mount_point, "mount -t tmpfs -o size=300k tmpfs $D", "writer", f"cp -r $D/data {shlex.quote(str(copy))}"
