@@ -1,4 +1,4 @@
-"""Mutants of what stands around the core: driver, node, storage and client. ``patches.py`` says what the fields are.
+"""Mutants of what stands around the core: driver, node, storage, client, sidecar. The fields are those of ``Mutant``.
 
 Found by deleting every guard there, one by one, and looking for those that no directed test missed.
 """
@@ -13,6 +13,7 @@ READS, SESSIONS, SPECS, CORE, CLOCK = (
 T_DRIVER, T_RENEWALS, T_QUEUE = (f"rules/test_{name}.py" for name in ("driver", "renewals", "queue"))
 T_LETTING_GO, T_WEIGHING, T_SESSIONS = (f"rules/test_{name}.py" for name in ("letting_go", "weighing", "sessions"))
 T_NONCES, T_CLOCKS = "client/test_core_nonces.py", "client/test_clocks.py"
+T_HELLOS, T_PROCESS = "node/test_hellos.py", "rules/test_process.py"
 
 AROUND: Final[tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...]] = (
     # --- a start, and a halt ----------------------------------------------------------------------------------------
@@ -161,4 +162,50 @@ AROUND: Final[tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...]] = (
      "time.CLOCK_BOOTTIME, time.CLOCK_MONOTONIC_RAW, time.clock_gettime_ns",
      "time.CLOCK_REALTIME, time.CLOCK_MONOTONIC_RAW, time.clock_gettime_ns",
      (f"{T_CLOCKS}::test_h31_h32_the_clocks_are_the_two_that_nobody_sets",)),
+    # --- who is talked to, and what is told -------------------------------------------------------------------------
+    ("whom a member dialled is not checked", "R8 H28", "node/peers.py",
+     "reason = BOOTSTRAPPING if is_blank else self._peers.directory.refusal(hello, expected=self.member.uuid)",
+     "reason = BOOTSTRAPPING if is_blank else ''",
+     (f"{T_HELLOS}::test_h28_whom_this_member_dialled_is_checked_before_it_can_be_asked",)),
+    ("who dials is not checked", "R8 H28", "node/peers.py",
+     "        reason = self.directory.refusal(hello)\n        if len", "        reason = ''\n        if len",
+     (f"{T_HELLOS}::test_h28_who_dials_is_checked_before_it_is_heard",)),
+    ("whom a member dialled is not remembered", "R8 H24", "node/peers.py",
+     "        self._peers.directory.remember(hello)\n        connection.member", "        connection.member",
+     (f"{T_HELLOS}::test_h24_whom_this_member_dialled_is_remembered_durably_and_can_be_asked",)),
+    ("who dials is not remembered", "R8 H24", "node/peers.py",
+     "        self.directory.remember(hello)\n        before", "        before",
+     (f"{T_HELLOS}::test_h24_who_dials_is_remembered_and_answered_on_its_latest_connection",)),
+    ("what comes before a hello is heard", "R8", "node/connection.py",
+     'raise RemoteProtocolError(f"{type(message).__name__} before any hello")', "self._owner.on_message(self, message)",
+     (f"{T_HELLOS}::test_a_connection_that_breaks_the_protocol_ends",)),
+    ("a node runs on any disk", "R8 H24", "node/node.py",
+     "        self._check_membership(self._configuration)\n", "",
+     (f"{T_PROCESS}::test_h24_a_node_does_not_run_on_the_disk_of_another",)),
+    ("a rule that a peer's message breaks is forgotten", "R9", "node/node.py",
+     "        except InvariantViolated as error:\n            self._fail(error)",
+     "        except InvariantViolated as error:\n            logger.error('%s', error)",
+     (f"{T_PROCESS}::test_a_rule_that_a_message_of_a_peer_breaks_ends_the_process_r9",)),
+    ("a row that this version does not know is skipped", "R9 H25", "storage/rows.py",
+     '            self.problems.append(f"{kind} {key!r}: unknown, or not in this format")\n', "",
+     ("storage/test_edges.py::test_h25_a_row_of_a_kind_that_this_version_does_not_know_keeps_the_node_out",)),
+    ("a damaged header of the log is an empty log", "R9 H25", "storage/wal.py",
+     "    if magic & ~1 != MAGIC or running != (sum1, sum2):", "    if False:",
+     ("storage/test_edges.py::test_h25_a_damaged_header_of_the_log_is_no_empty_log",)),
+    ("an application leads past its time", "R6 H32", "sidecar/view.py",
+     "not self.is_stepping_down and self.lease.remaining() > 0", "not self.is_stepping_down",
+     ("sidecar/test_told.py::test_h32_a_leader_whose_time_has_run_out_does_not_lead_though_nobody_said_so",)),
+    ("a nonce on disk was said to be lost", "R6 H18", "sidecar/candidate.py",
+     "            self._state.erase(view.name)\n            view.is_stepping_down", "            view.is_stepping_down",
+     ("sidecar/test_candidate.py::test_h18_a_nonce_is_written_before_it_leads_and_erased_before_it_stops",)),
+    ("a nonce leads before it is written", "R6 H18", "sidecar/candidate.py",
+     "        self._remember(lease)\n        view.lease, view.is_stepping_down = lease, False",
+     "        view.lease, view.is_stepping_down = lease, False",
+     ("sidecar/test_candidate.py::test_h18_a_nonce_is_written_before_it_leads_and_erased_before_it_stops",)),
+    ("an inherited nonce takes any term", "R6 H18", "sidecar/candidate.py",
+     " or lease.term != record.term)", ")",
+     ("sidecar/test_candidate.py::test_h18_a_nonce_that_was_inherited_takes_no_other_term",)),
+    ("the lease of an application that still works is released", "R6 H23", "sidecar/candidate.py",
+     "        if has_ended or view.is_stepping_down:", "        if True:",
+     ("sidecar/test_candidate.py::test_h23_a_holder_whose_application_did_not_end_is_left_to_expire",)),
 )  # fmt: skip

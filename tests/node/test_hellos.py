@@ -191,3 +191,21 @@ async def test_a_connection_that_breaks_the_protocol_ends(
     assert (len(ears.hellos), ears.messages) == (hellos, heard)
     connection.drop("the test has ended")
     server.close()
+
+
+async def test_h26_a_peer_that_says_nothing_counts_as_gone() -> None:
+    """R6: whatever TCP says of its connection; what is heard meanwhile puts that off."""
+    end = End()
+    link = end.peers.links["b"]
+    ears, connection, server = await _pair()
+    link._ping(connection)
+    assert connection.is_open
+    connection._last_heard_s -= node_peers.SILENCE_MAX_S + 1
+    connection.data_received(PEER.encode_many([hello_of("b")]))
+    link._ping(connection)
+    assert connection.is_open
+    connection._last_heard_s -= node_peers.SILENCE_MAX_S + 1
+    link._ping(connection)
+    async with asyncio.timeout(20):
+        await ears.closed
+    server.close()
