@@ -86,8 +86,9 @@ sim-swarm: $(DEV) ## Run new simulated seeds for MINUTES=2 on all cores; what fa
 SEEDS ?= 100
 
 .PHONY: sim-mutants
-sim-mutants: $(DEV) ## Leave out one rule at a time: after how many of SEEDS=100 simulated seeds it is noticed
-	$(BIN)/python tests/sim/mutation.py --seeds $(SEEDS)
+sim-mutants: $(DEV) ## Leave out one rule at a time: after how many of SEEDS=100 it is noticed; MINUTES=20, and goes on
+	$(BIN)/python tests/sim/mutation.py --seeds $(SEEDS) \
+		--minutes $(if $(filter command line,$(origin MINUTES)),$(MINUTES),20)
 
 .PHONY: mutants
 mutants: $(DEV) ## Leave out one rule of the protocol at a time: its directed tests must fail
@@ -146,9 +147,10 @@ wheel: $(DEV) ## Build sdist and wheel, install the wheel in a clean environment
 	cd build && wheel-venv/bin/leaderlease version
 
 .PHONY: ci
-ci: ## Run what a change must pass: lint, test, wheel
+ci: ## Run what a change must pass: lint, test, mutants, wheel
 	@$(MAKE) lint
 	@$(MAKE) test
+	@$(MAKE) mutants
 	@$(MAKE) wheel
 
 .PHONY: clean

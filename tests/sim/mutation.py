@@ -1,21 +1,27 @@
-"""Does the swarm notice a rule that is left out? Each mutant of ``mutants/patches.py`` under fixed seeds, in order.
+"""Does the swarm notice a rule that is left out? Each mutant of ``mutants/`` under the fixed seeds 0, 1, 2 and so on.
 
-    python tests/sim/mutation.py [--seeds N] [--all] [--table] [WORD...]
+    python tests/sim/mutation.py [--minutes M] [--seeds N] [--all] [--table] [WORD...]
 
 Prints after how many seeds each was killed, and by which statement; ``--table`` prints the rows of docs/simulator.md.
-``NOT_REACHED`` says of some why chance cannot come to them; they are tried with ``--all`` alone. Ends with 1 if another
-one survived. Directed tests kill every mutant (``mutants/run.py``).
+All get a few seeds first, and who survives gets more, until the time is used up. What was found is kept in
+``build/sim-mutants.json``, and the next call goes on there, as long as neither production nor simulator has changed.
+``NOT_REACHED`` says of some why chance cannot come to them; they are tried with ``--all`` alone, if at all. Ends with 1
+if another one survived, or was not tried. Directed tests kill every mutant (``mutants/run.py``).
 """
 
 import argparse
+import hashlib
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 TESTS = Path(__file__).resolve().parent.parent
 ROOT = TESTS.parent
@@ -34,6 +40,7 @@ REPLACED = (
     "node/node.py",
 )
 """What the simulator replaces or leaves out: its mutants are for directed tests and real processes."""
+NOT_SIMULATED = "not simulated"
 FIXED_MEMBERS = "one configuration, one epoch"
 HONEST = "members do not lie"
 SECOND_LINE = "a check behind another rule: it takes a second bug"
@@ -68,69 +75,135 @@ NOT_REACHED = {
     "one set of a joint configuration is enough": FIXED_MEMBERS,
 }
 """Mutants that no seed can kill, and why."""
-TIMEOUT_S = 900
+STORE = ROOT / "build" / "sim-mutants.json"
+ROUNDS = (3, 10, 30, 100, 300, 1000)
+"""So many seeds each has had after each round; survivors alone go into the next one."""
+WORKERS = 2
+SEED_TIMEOUT_S = 90
+"""For one seed, which takes a second or so; what takes longer does not end."""
 FAILED = re.compile(r"^seed (\d+): (.*)$", re.MULTILINE)
+
+
+class Found(NamedTuple):
+    """What the swarm says of one mutant.
+
+    Attributes:
+        seeds: So many were run: all that it survived, or up to the one that killed it.
+        said: The statement that failed, or why it could not be tried; empty while it survives.
+    """
+
+    seeds: int = 0
+    said: str = ""
+
+    def __str__(self) -> str:
+        if self.said:
+            return f"{self.seeds}: {self.said}" if self.seeds else self.said
+        return f"not by {self.seeds} seeds" if self.seeds else "not tried"
 
 
 def reason_of(mutant: Mutant) -> str:
     """Say why no seed can kill it; nothing if one should."""
-    return "not simulated" if mutant.file.startswith(REPLACED) else NOT_REACHED.get(mutant.name, "")
+    return NOT_SIMULATED if mutant.file.startswith(REPLACED) else NOT_REACHED.get(mutant.name, "")
 
 
-def verdict(mutant: Mutant, seeds: int) -> str:
-    """Say after how many seeds the swarm noticed, and what."""
-    with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
-        operator = Path(scratch) / "operator"
-        shutil.copytree(ROOT / "operator", operator)
-        path = operator / "leaderlease" / mutant.file
-        text = path.read_text()
-        if text.count(mutant.old) != 1:
-            return "NOT APPLIED"
-        path.write_text(text.replace(mutant.old, mutant.new))
-        environ = dict(os.environ, PYTHONPATH=str(operator), PYTHONDONTWRITEBYTECODE="1")
-        script = str(TESTS / "sim" / "swarm.py")
-        command = [sys.executable, script, "--seeds", f"0:{seeds}", "--first", "--workers", "1"]
-        try:
-            done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired:
-            return "killed: it does not end"
-    found = FAILED.search(done.stdout)
-    if found is None:
-        return f"survived {seeds} seeds" if done.returncode == 0 else f"BROKEN: {done.stderr.strip()[-120:]}"
-    return f"killed after {int(found[1]) + 1:4} seeds: {found[2][:70]}"
+class Campaign:
+    """Runs mutants of one version of the code, and remembers what came of them.
+
+    Args:
+        scratch: Where the copy of that version is kept: what is edited meanwhile changes nothing.
+        until: When it stops, monotonic seconds.
+    """
+
+    def __init__(self, scratch: Path, until: float) -> None:
+        self._scratch, self._until = scratch, until
+        for folder in ("operator", "tests"):
+            shutil.copytree(ROOT / folder, scratch / folder, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
+        code = hashlib.sha256()
+        for path in sorted(scratch.rglob("*.py")):
+            if path.is_relative_to(scratch / "operator") or path.parts[-2] in ("sim", "support", "checkers"):
+                code.update(path.read_bytes())
+        code.update((scratch / "tests" / "sim" / "mutation.py").read_bytes())
+        self._code = code.hexdigest()
+        kept = json.loads(STORE.read_text()) if STORE.is_file() else {}
+        self.found = {name: Found(*one) for name, one in kept.get(self._code, {}).items()}
+
+    def keep(self) -> None:
+        """Write down what was found."""
+        STORE.parent.mkdir(exist_ok=True)
+        STORE.write_text(json.dumps({self._code: self.found}, indent=1))
+
+    def try_until(self, mutant: Mutant, seeds: int) -> None:
+        """Let a mutant go on from the seed where it stands up to this number, if it still survives."""
+        before = self.found.get(self.key(mutant), Found())
+        if not before.said and before.seeds < seeds and time.monotonic() < self._until:
+            self.found[self.key(mutant)] = self._run(mutant, before.seeds, seeds)
+
+    @staticmethod
+    def key(mutant: Mutant) -> str:
+        """Return what its finding is kept under: another patch of the same name is another mutant."""
+        return hashlib.sha256("\0".join(mutant[:5]).encode()).hexdigest()
+
+    def _run(self, mutant: Mutant, first: int, end: int) -> Found:
+        with tempfile.TemporaryDirectory(prefix="mutant-") as scratch:
+            operator = Path(scratch) / "operator"
+            shutil.copytree(self._scratch / "operator", operator)
+            path = operator / "leaderlease" / mutant.file
+            text = path.read_text()
+            if text.count(mutant.old) != 1:
+                return Found(0, "NOT APPLIED")
+            path.write_text(text.replace(mutant.old, mutant.new))
+            environ = dict(os.environ, PYTHONPATH=str(operator), PYTHONDONTWRITEBYTECODE="1")
+            script = str(self._scratch / "tests" / "sim" / "swarm.py")
+            command = [sys.executable, script, "--seeds", f"{first}:{end}", "--first", "--workers", "1"]
+            left_s, own_s = max(1.0, self._until - time.monotonic()), SEED_TIMEOUT_S * (end - first)
+            try:
+                done = subprocess.run(
+                    command, env=environ, capture_output=True, text=True, timeout=min(left_s, own_s), check=False
+                )
+            except subprocess.TimeoutExpired:
+                return Found(first) if left_s < own_s else Found(end, "it does not end")
+        failed = FAILED.search(done.stdout)
+        if failed is not None:
+            return Found(int(failed[1]) + 1, failed[2].partition(":")[0][:60])
+        return Found(end) if done.returncode == 0 else Found(0, f"BROKEN: {done.stderr.strip()[-200:]}")
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=100)
+    parser.add_argument("--minutes", type=float, default=20.0, help="for all of them together")
+    parser.add_argument("--seeds", type=int, default=100, help="for each of them, at most")
     parser.add_argument("--all", action="store_true", help="try those, too, that no seed can kill")
     parser.add_argument("--table", action="store_true", help="print rows of a table in Markdown")
     parser.add_argument("words", nargs="*")
     options = parser.parse_args()
+    if unknown := NOT_REACHED.keys() - {mutant.name for mutant in MUTANTS}:
+        print(f"NOT_REACHED names what is no mutant: {', '.join(sorted(unknown))}")
+        return 1
     wanted = [
         mutant
         for mutant in MUTANTS
         if not options.words or any(word in f"{mutant.name} {mutant.rule} {mutant.file}" for word in options.words)
     ]
-    if unknown := NOT_REACHED.keys() - {mutant.name for mutant in MUTANTS}:
-        print(f"NOT_REACHED names what is no mutant: {', '.join(sorted(unknown))}")
-        return 1
-
-    def one(mutant: Mutant) -> str:
-        reason = reason_of(mutant)
-        return f"not reached: {reason}" if reason and not options.all else verdict(mutant, options.seeds)
-
+    tried = [one for one in wanted if not reason_of(one) or (options.all and reason_of(one) != NOT_SIMULATED)]
+    until = time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch, ThreadPoolExecutor(WORKERS) as pool:
+        campaign = Campaign(Path(scratch), until)
+        for seeds in sorted({min(seeds, options.seeds) for seeds in (*ROUNDS, options.seeds)}):
+            for _ in pool.map(lambda mutant, seeds=seeds: campaign.try_until(mutant, seeds), tried):
+                campaign.keep()
     line = "| {1} | {0} | {2} |" if options.table else "{0:12} {1:58} {2}"
-    verdicts = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        for mutant, found in zip(wanted, pool.map(one, wanted), strict=True):
-            print(line.format(mutant.rule, mutant.name, found), flush=True)
-            verdicts.append(found)
-    killed = sum(found.startswith("killed") for found in verdicts)
-    tried = sum(not found.startswith("not reached") for found in verdicts)
-    print(f"{killed} of {tried} mutants killed by {options.seeds} seeds or fewer; {len(verdicts) - tried} not reached")
-    return int(any(found.startswith(("NOT APPLIED", "BROKEN", "survived")) for found in verdicts))
+    verdicts = {mutant: campaign.found.get(campaign.key(mutant), Found()) for mutant in tried}
+    for mutant in wanted:
+        found = str(verdicts[mutant]) if mutant in verdicts else f"not reached: {reason_of(mutant)}"
+        print(line.format(mutant.rule, mutant.name, found))
+    killed = [found.seeds for found in verdicts.values() if found.seeds and found.said]
+    broken = [found for found in verdicts.values() if found.said and not found.seeds]
+    print(
+        f"{len(killed)} of {len(tried)} killed, {sum(seeds <= 5 for seeds in killed)} of them by five seeds or fewer; "
+        f"{len(wanted) - len(tried)} not reached; {len(broken)} could not be tried"
+    )
+    return int(len(killed) < len(tried))
 
 
 if __name__ == "__main__":
