@@ -174,7 +174,10 @@ async def test_an_unhealthy_application_is_no_candidate_and_no_leader(quorum: Fa
     """Its gate has said nothing yet: it does not ask; healthy, it leads; unhealthy, it steps down and lets go."""
     gate = Gate(GateConfig("tcp", "127.0.0.1", 1, failures=1, successes=1))
     async with living(quorum, tmp_path, gate) as life:
-        await asyncio.wait({asyncio.create_task(quorum.received(wire.KeepAlive))})
+        async with asyncio.timeout(20):
+            while life.view.state == "starting":  # noqa: ASYNC110  (it tells nobody that it waits)
+                await asyncio.sleep(0.01)
+        assert life.view.state == "unhealthy"
         assert not [message for _, message in quorum.log if isinstance(message, wire.AcquireRequest)]
         gate.note("")
         life.candidate.gate_changed()
@@ -203,3 +206,33 @@ async def test_h23_a_release_that_a_majority_does_not_confirm_is_not_called_done
             )
             assert await life.candidate.confirm_release(released) == expected
         assert await life.candidate.confirm_release(released._replace(problem="no node")) == "no node"
+
+
+async def test_h23_a_holder_that_is_asked_to_step_down_stops_leading_and_lets_go(
+    quorum: FakeQuorum, tmp_path: Path
+) -> None:
+    """R6: whoever asks, by way of the quorum: first it does not lead any more, then the lease is free."""
+    async with living(quorum, tmp_path) as life:
+        await life.has_said("elected")
+        assert life.view.lease is not None
+        quorum.nodes[0].push(wire.StepDownAsked(NAME, life.view.lease.nonce, "pod-b"))
+        assert await life.has_said("stopping") == ("stopping", False, False)
+        release = await quorum.received(wire.ReleaseRequest)
+        assert release.successor == "pod-b"
+
+
+@pytest.mark.parametrize("why", ["it ends", "unhealthy"])
+async def test_a_grant_that_is_not_wanted_any_more_is_let_go(quorum: FakeQuorum, tmp_path: Path, why: str) -> None:
+    """H23: the sidecar was told to end, or its application failed, while it waited: it never says that it leads."""
+    quorum.take(NAME, Holder("pod-b", "", "b" * 32))
+    gate = Gate(GateConfig("tcp", "127.0.0.1", 1, failures=1, successes=1))
+    gate.note("")
+    async with living(quorum, tmp_path, gate) as life:
+        await quorum.received(wire.AcquireRequest)
+        if why == "it ends":
+            life.candidate.stop_campaigning()
+        else:
+            gate.note("connection refused")
+            life.candidate.gate_changed()
+        await quorum.received(wire.CancelRequest)
+        assert life.said == []
