@@ -172,7 +172,7 @@ async def _pair() -> tuple[Ears, Connection, asyncio.Server]:
 @pytest.mark.parametrize(
     ("messages", "hellos", "heard", "reason"),
     [
-        ([Ping(1, 1), hello_of("b")], 0, [], "Ping before any hello"),
+        ([Ping(1, 1), hello_of("b"), Ping(9, 9)], 0, [], "Ping before any hello"),
         ([hello_of("b"), Ping(1, 1), Ping(8, 8), Ping(2, 2)], 1, [Ping(1, 1), Ping(8, 8)], "nobody sends that"),
         ([], 0, [], "no hello in 0.05 s"),
     ],
@@ -184,13 +184,15 @@ async def test_a_connection_that_breaks_the_protocol_ends(
     """R8: nothing before the hello is looked at, and nothing after the breach is handed on."""
     monkeypatch.setattr(node_connection, "HELLO_TIMEOUT_S", 0.05 if not messages else 60.0)
     ears, connection, server = await _pair()
-    for message in messages:
-        connection.push(message)
-    async with asyncio.timeout(20):
-        assert await ears.closed == reason
-    assert (len(ears.hellos), ears.messages) == (hellos, heard)
-    connection.drop("the test has ended")
-    server.close()
+    try:
+        for message in messages:
+            connection.push(message)
+        async with asyncio.timeout(20):
+            assert await ears.closed == reason
+        assert (len(ears.hellos), ears.messages) == (hellos, heard)
+    finally:
+        connection.drop("the test has ended")
+        server.close()
 
 
 async def test_h26_a_peer_that_says_nothing_counts_as_gone() -> None:
@@ -198,14 +200,17 @@ async def test_h26_a_peer_that_says_nothing_counts_as_gone() -> None:
     end = End()
     link = end.peers.links["b"]
     ears, connection, server = await _pair()
-    link._ping(connection)
-    assert connection.is_open
-    connection._last_heard_s -= node_peers.SILENCE_MAX_S + 1
-    connection.data_received(PEER.encode_many([hello_of("b")]))
-    link._ping(connection)
-    assert connection.is_open
-    connection._last_heard_s -= node_peers.SILENCE_MAX_S + 1
-    link._ping(connection)
-    async with asyncio.timeout(20):
-        await ears.closed
-    server.close()
+    try:
+        link._ping(connection)
+        assert connection.is_open
+        connection._last_heard_s -= node_peers.SILENCE_MAX_S + 1
+        connection.data_received(PEER.encode_many([hello_of("b")]))
+        link._ping(connection)
+        assert connection.is_open
+        connection._last_heard_s -= node_peers.SILENCE_MAX_S + 1
+        link._ping(connection)
+        async with asyncio.timeout(20):
+            await ears.closed
+    finally:
+        connection.drop("the test has ended")
+        server.close()
