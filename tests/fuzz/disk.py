@@ -16,11 +16,14 @@ from typing import NamedTuple
 from fuzz.source import Source
 from leaderlease.errors import StorageError
 from leaderlease.paxos.acceptor import Ceiling, Record
+from leaderlease.storage import directory as storage_directory
 from leaderlease.storage.base import Identity, Life, Loaded
 from leaderlease.storage.directory import DATABASE, wal_of
 from leaderlease.storage.inspect import inspect
 from support.disks import MEMBERS, Owner, configuration, record
 
+LOG_BYTES = 1 << 16
+"""Less than a directory here needs: in 8 MiB of zeros damage would hardly ever hit what is written."""
 STATES_MAX = 100
 """More transactions than any directory here has."""
 BLANK = Loaded((), 0, None)
@@ -74,6 +77,8 @@ _scratch = tempfile.TemporaryDirectory(prefix="fuzz-disk-")
 
 def _all_known() -> list[Known]:
     if not _known:
+        # Only in a process that does nothing else.
+        storage_directory.LOG_BYTES = LOG_BYTES
         for number, crashed in enumerate((True, False)):
             _known.append(_fill(Path(_scratch.name) / f"filled-{number}", crashed=crashed))
     return _known

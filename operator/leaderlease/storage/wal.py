@@ -42,7 +42,8 @@ class Wal(msgspec.Struct, frozen=True):
 def read_wal(path: Path) -> Wal:
     """Read and check a log; one that is absent, or blank behind its header, holds nothing."""
     data = path.read_bytes() if path.exists() else b""
-    if len(data.rstrip(b"\0")) <= HEADER_BYTES:
+    frames = data[HEADER_BYTES:]
+    if frames == bytes(len(frames)):
         return Wal({}, 0)
     magic, _, page_bytes, _, _, _, sum1, sum2 = struct.unpack(">8I", data[:HEADER_BYTES])
     order = ">" if magic & 1 else "<"
