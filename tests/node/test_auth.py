@@ -1,6 +1,8 @@
 """Who a client is and what it may do: real keys, real tokens, and a quorum that verifies them over TLS."""
 
 import json
+import socket
+import ssl
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -300,3 +302,15 @@ async def test_keys_survive_a_restart_of_every_node(guarded: Guarded) -> None:
     guarded.quorum.wait_ready()
     async with guarded.pod(token(now_s=time.time())) as pod:
         assert await pod.acquire("shop/again", "billing-1", timeout=10)
+
+
+def test_members_take_no_connection_without_a_certificate(guarded: Guarded) -> None:
+    """R8: who cannot show one of the authority is not even heard, neither hello nor ballot."""
+    context = ssl.create_default_context(cafile=guarded.ca)
+    where = ("127.0.0.1", guarded.quorum.nodes[0].peer_port)
+    with (
+        socket.create_connection(where, 10) as raw,
+        context.wrap_socket(raw, server_hostname="127.0.0.1") as connection,
+        pytest.raises(ssl.SSLError, match="CERTIFICATE_REQUIRED"),
+    ):
+        connection.recv(1)
