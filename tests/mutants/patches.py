@@ -434,7 +434,7 @@ MUTANTS = (
            "        if ballot < self._ballots.get(name, ZERO):", "        if False:",
            (f"{NODES}::test_a_read_that_comes_back_late_does_not_undo_a_newer_declaration",)),
     Mutant("a watch hides what it missed", "H21", "node/learner.py",
-           "if before and value.term > before + 1 else", "if False else",
+           "if value.term > before + 1 else", "if False else",
            (f"{NODES}::test_a_watch_says_where_it_has_missed_a_term",)),
     Mutant("the mirror is no hint", "H37", "controller/plan.py",
            "{ANNOTATION_HINT: HINT, f\"{GROUP}/term\"", "{f\"{GROUP}/term\"",

@@ -35,7 +35,7 @@ def test_h21_a_hint_of_an_older_ballot_is_no_news() -> None:
     watched.chosen(5, 2, BOB)
     watched.chosen(3, 1, ALICE)
     watched.chosen(4, 3, ALICE)
-    assert watched.told() == [("acquired", 2)]
+    assert watched.told() == [("resync", 2)]
     assert watched.learner.views[NAME].holder == BOB
 
 
@@ -77,6 +77,15 @@ def test_the_first_that_is_heard_of_a_lease_is_no_gap() -> None:
     watched = Watched()
     watched.chosen(1, 1, None, "released")
     assert watched.told() == [("released", 1)]
+
+
+def test_the_first_that_is_heard_of_a_later_term_is_a_gap() -> None:
+    """Who saw term 1 elsewhere and watches on here was told of no beginning of term 2: it has to look again."""
+    for holder, reason in ((None, "revoked"), (BOB, "acquired")):
+        watched = Watched()
+        watched.learner.subscribe(Watch(2, NAME, True, watched.seen.append), 1)
+        watched.chosen(4, 2 if holder is None else 3, holder, reason)
+        assert {kind for kind, _ in watched.told()} == {"resync"}
 
 
 def test_what_a_lease_was_without_a_holder_is_counted_between_two_holders_only() -> None:

@@ -24,6 +24,8 @@ FOUND = {
     107695917467: "nothing wrong; the referee foretold the end of a belief by the clock of a suspended machine",
     393953241349: "a half-finished release of a lease without end, known to one of three, was found late: "
     "the referee had allowed for one look at it",
+    217627956996: "a watch at a node that had never heard of the lease was told of an end without its beginning "
+    "(node/test_learner.py::test_the_first_that_is_heard_of_a_later_term_is_a_gap)",
     629469487966: "nothing wrong; what a node reads because it may not store it was counted as stored",
     828115313773: "nothing wrong; the search for an order gave up on 23 reads that had waited together "
     "(sim/test_linearizability.py::test_reads_that_wait_for_long_are_no_burden)",

@@ -36,8 +36,8 @@ from support.checkers.terms import check_durability, check_fence, check_tokens
 PROGRESS_MS = 15_000.0
 """What a lease may take on top of its duration and lock delay to be held again after the faults."""
 LOOKS = 3
-"""Of a candidate at a lease without end. A release that one member of three knows of is found by an attempt when that one
-answers before the other: not each look does (seed 393953241349)."""
+"""Of a candidate at a lease without end. A release that one member of three knows of is found by an attempt when that
+one answers before the other: not each look does (seed 393953241349)."""
 CLUSTER = "6f1c1a52-6a3c-4b0f-8a0b-2f0c7d9e1a11"
 CHECKED_EVERY_MS = 1_000.0
 LOOK_MS = 500.0

@@ -85,7 +85,7 @@ class Learner:
         if value.holder is None:
             if was_held or value.term > before:
                 # An end of a term of which this node did not hear that it began.
-                is_missed = bool(before) and value.term > before
+                is_missed = value.term > max(before, 1)
                 self._end(name, view, value.term, reason or "released", is_missed=is_missed)
             return True
         if value.term > before:
@@ -93,7 +93,7 @@ class Learner:
             view.term, view.holder, view.ended = value.term, value.holder, ""
             self._stats.leader_changes[reason or "acquired"] += 1
             # Terms that this node did not hear of: watchers are told that they missed something.
-            kind = "resync" if before and value.term > before + 1 else reason or "acquired"
+            kind = "resync" if value.term > before + 1 else reason or "acquired"
             self._emit(name, view, kind, value.holder)
         return True
 
