@@ -11,13 +11,9 @@ from leaderlease.paxos.lease import Value
 from leaderlease.paxos.messages import Accept, DigestRequest, SyncEntry, SyncPage, SyncRequest
 from leaderlease.wire.session import Granted
 from support.core import ALICE, BOB
-from support.nodes import KEY, Cluster, Filter
+from support.nodes import KEY, Cluster, of_kind
 
 NAMES = [f"shop/lease-{number}" for number in range(5)]
-
-
-def _of(*kinds: type[Any], source: str = "") -> Filter:
-    return lambda at, to, message: isinstance(message, kinds) and source in ("", at)
 
 
 def _with_leases(cluster: Cluster, away: int = 3) -> None:
@@ -39,7 +35,7 @@ def test_pages_are_read_to_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(catchup, "SYNC_PAGE_MAX", 2)
     cluster = Cluster()
     _with_leases(cluster)
-    cluster.holds = _of(SyncPage)
+    cluster.holds = of_kind(SyncPage)
     cluster.restart(3)
     cluster.run(10)
     assert not cluster[3].catchup.is_caught_up()
@@ -60,7 +56,7 @@ def test_a_page_that_is_lost_is_asked_for_again() -> None:
     """From who is there; who has gone is asked when it comes back."""
     cluster = Cluster()
     _with_leases(cluster)
-    cluster.loses = _of(SyncPage)
+    cluster.loses = of_kind(SyncPage)
     cluster.restart(3)
     cluster.run(10)
     cluster.loses = lambda source, target, message: False
@@ -83,7 +79,7 @@ def test_a_page_that_is_lost_is_asked_for_again() -> None:
 def test_a_page_of_somebody_who_was_not_asked_is_not_taken() -> None:
     """R8, H16: nor one that was asked of another, nor one under a number that is not asked for any more."""
     cluster = Cluster()
-    cluster.loses = _of(SyncRequest, DigestRequest)
+    cluster.loses = of_kind(SyncRequest, DigestRequest)
     cluster[3].catchup._ask("1", "")
     number = cluster[3].catchup._request
     page = SyncPage(number, (SyncEntry(KEY, Ballot(3, "2", 1), Value(1, BOB, 1_000)),), "")
@@ -126,7 +122,7 @@ def test_a_member_that_comes_up_is_copied_from_and_a_stranger_is_not() -> None:
 def test_digests_that_differ_for_long_let_the_pages_be_read_again() -> None:
     """R5: an Accept that was lost long ago arrives in the end, and nothing is copied while digests agree."""
     cluster = Cluster()
-    cluster.loses = _of(Accept, source="1")
+    cluster.loses = of_kind(Accept, source="1")
     cluster.loses = lambda source, target, message: target == "3" and not isinstance(message, DigestRequest)
     client = cluster[1].client("alice")
     client.acquire(ALICE, duration_ms=600_000)

@@ -62,26 +62,27 @@ def test_h24_h33_a_disk_that_went_back_once_is_refused_for_good() -> None:
     assert directory.refusal(hello(7, "seven")), "a restart of the peer that noticed changes nothing"
 
 
+def _hello(cluster: str, life: Life) -> Hello:
+    return Hello("peer", 1, 1, cluster, "2", life.incarnation, life.boot_nonce, 1, "2", earlier=life.earlier)
+
+
 def test_h24_the_hello_of_an_ended_life_that_comes_late_is_no_proof_of_a_rolled_back_disk() -> None:
     """The network may deliver it after that of the next life: refused, and the member is as welcome as before."""
     directory, _ = _directory(MemoryDisk("1"))
     cluster = directory.configuration.cluster
 
-    def hello(life: Life) -> Hello:
-        return Hello("peer", 1, 1, cluster, "2", life.incarnation, life.boot_nonce, 1, "2", earlier=life.earlier)
-
     first = Life(1, "one")
     second = first.next("two")
     third = second.next("three")
-    assert not directory.refusal(hello(second))
-    directory.remember(hello(second))
-    assert "incarnation 1 of 2 has ended" in directory.refusal(hello(first))
-    assert not directory.refusal(hello(second))
-    assert not directory.refusal(hello(third))
-    directory.remember(hello(third))
-    assert "incarnation 1 of 2 has ended" in directory.refusal(hello(first))
-    assert "incarnation 2 of 2 has ended" in directory.refusal(hello(second))
-    assert not directory.refusal(hello(third))
+    assert not directory.refusal(_hello(cluster, second))
+    directory.remember(_hello(cluster, second))
+    assert "incarnation 1 of 2 has ended" in directory.refusal(_hello(cluster, first))
+    assert not directory.refusal(_hello(cluster, second))
+    assert not directory.refusal(_hello(cluster, third))
+    directory.remember(_hello(cluster, third))
+    assert "incarnation 1 of 2 has ended" in directory.refusal(_hello(cluster, first))
+    assert "incarnation 2 of 2 has ended" in directory.refusal(_hello(cluster, second))
+    assert not directory.refusal(_hello(cluster, third))
 
 
 def test_h24_h33_a_disk_that_went_back_and_was_started_often_meanwhile_is_refused() -> None:
@@ -89,18 +90,15 @@ def test_h24_h33_a_disk_that_went_back_and_was_started_often_meanwhile_is_refuse
     directory, _ = _directory(MemoryDisk("1"))
     cluster = directory.configuration.cluster
 
-    def hello(life: Life) -> Hello:
-        return Hello("peer", 1, 1, cluster, "2", life.incarnation, life.boot_nonce, 1, "2", earlier=life.earlier)
-
     backup = Life(1, "one").next("two")
     met = backup.next("three").next("four")
-    directory.remember(hello(met))
+    directory.remember(_hello(cluster, met))
     again = backup
     for number in range(LIVES_MAX):
         again = again.next(f"again {number}")
     assert again.incarnation > met.incarnation
-    assert "rolled back" in directory.refusal(hello(again))
-    assert "stays out" in directory.refusal(hello(met.next("five"))), "it lied once: refused for good"
+    assert "rolled back" in directory.refusal(_hello(cluster, again))
+    assert "stays out" in directory.refusal(_hello(cluster, met.next("five"))), "it lied once: refused for good"
 
 
 def test_a_watch_says_where_it_has_missed_the_term_whose_end_it_hears_of() -> None:

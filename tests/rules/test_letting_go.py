@@ -8,29 +8,12 @@ from leaderlease.node import leases
 from leaderlease.node.driver import ATTEMPT_TIMEOUT_MS
 from leaderlease.node.learner import Watch
 from leaderlease.node.releases import SUCCESSOR_GRACE_MS, VACATE_RETRIES_MAX
-from leaderlease.paxos.lease import Holder
 from leaderlease.paxos.messages import Accept, Accepted, Prepare, Promise, Release
 from leaderlease.wire.session import Done, Failed, Granted, KeptAlive, Lost, ReleaseRequest, RevokeRequest
 from support.core import ALICE, BOB, CHARLIE
-from support.nodes import KEY, NAME, Client, Cluster, Filter
+from support.nodes import KEY, NAME, Client, Cluster, holding, nowhere, of_kind
 
 DURATIONS = pytest.mark.parametrize("duration_ms", [60_000, None], ids=["ends", "never"])
-
-
-def _of(*kinds: type[Any], source: str = "") -> Filter:
-    return lambda at, to, message: isinstance(message, kinds) and source in ("", at)
-
-
-def _nowhere(source: str, target: str, message: Any) -> bool:
-    return False
-
-
-def _holding(cluster: Cluster, member: int = 1, duration_ms: int | None = 60_000, who: Holder = ALICE) -> Client:
-    client = cluster[member].client(who.name)
-    client.acquire(who, duration_ms=duration_ms)
-    cluster.run()
-    assert client.got(Granted)
-    return client
 
 
 def _holders(cluster: Cluster) -> list[str]:
@@ -47,7 +30,7 @@ def _codes(client: Client) -> list[str]:
 def test_h19_nobody_lets_go_of_the_lease_of_another(member: int, duration_ms: int | None) -> None:
     """R7: by nonce alone: Bob may be told of Alice's lease, and cannot release it, at her node or another."""
     cluster = Cluster()
-    _holding(cluster, duration_ms=duration_ms)
+    holding(cluster, duration_ms=duration_ms)
     bob = cluster[member].client("bob")
     bob.tell(ReleaseRequest(1, NAME, BOB.nonce))
     bob.tell(ReleaseRequest(2, NAME, ""))
@@ -60,7 +43,7 @@ def test_h19_nobody_lets_go_of_the_lease_of_another(member: int, duration_ms: in
 def test_h23_a_release_at_another_node_lets_go(duration_ms: int | None) -> None:
     """R2: its own node may be gone; a lock without an end is let go durably there, too."""
     cluster = Cluster()
-    _holding(cluster, duration_ms=duration_ms)
+    holding(cluster, duration_ms=duration_ms)
     other = cluster[2].client("alice, elsewhere")
     other.release(ALICE)
     cluster.run(100)
@@ -75,7 +58,7 @@ def test_h23_a_release_at_another_node_lets_go(duration_ms: int | None) -> None:
 def test_h23_what_was_released_is_not_renewed(duration_ms: int | None) -> None:
     """R2: a keepalive that follows the release restarts no timer."""
     cluster = Cluster()
-    alice = _holding(cluster, duration_ms=duration_ms)
+    alice = holding(cluster, duration_ms=duration_ms)
     alice.release(ALICE)
     alice.keepalive()
     cluster.run(100)
@@ -90,7 +73,7 @@ def test_h23_what_was_released_is_not_renewed(duration_ms: int | None) -> None:
 def test_h21_without_a_majority_nobody_knows_whether_it_was_let_go(ask: str) -> None:
     """R6: one node's own register is no answer: neither "not yours" nor "done"."""
     cluster = Cluster()
-    _holding(cluster, duration_ms=None)
+    holding(cluster, duration_ms=None)
     cluster.crash(1)
     cluster.crash(3)
     other = cluster[2].client("alice, elsewhere")
@@ -103,7 +86,7 @@ def test_h21_without_a_majority_nobody_knows_whether_it_was_let_go(ask: str) -> 
 def test_a_revoke_names_the_term_that_it_ends_r7() -> None:
     """R7: a command that comes late does not end the lock of the next holder."""
     cluster = Cluster()
-    _holding(cluster, duration_ms=None)
+    holding(cluster, duration_ms=None)
     operator = cluster[2].client("operator")
     operator.tell(RevokeRequest(1, NAME, 2))
     cluster.run(100)
@@ -114,7 +97,7 @@ def test_a_revoke_names_the_term_that_it_ends_r7() -> None:
 def test_a_lease_that_ends_by_itself_is_not_revoked_h23() -> None:
     """R6: its holder believes until its time has run out, and no command can tell it."""
     cluster = Cluster()
-    alice = _holding(cluster)
+    alice = holding(cluster)
     operator = cluster[2].client("operator")
     operator.tell(RevokeRequest(1, NAME, 1))
     cluster.run(100)
@@ -126,7 +109,7 @@ def test_a_lease_that_ends_by_itself_is_not_revoked_h23() -> None:
 def test_a_holder_whose_lock_was_revoked_at_its_node_hears_so() -> None:
     """R6: it has no clock that would tell it; the command came to the very node that serves it."""
     cluster = Cluster()
-    alice, operator = _holding(cluster, duration_ms=None), cluster[1].client("operator")
+    alice, operator = holding(cluster, duration_ms=None), cluster[1].client("operator")
     operator.tell(RevokeRequest(1, NAME, 1))
     cluster.run(100)
     assert operator.got(Done)
@@ -141,16 +124,16 @@ def test_a_holder_whose_lock_was_revoked_at_its_node_hears_so() -> None:
 def test_h13_a_successor_is_granted_only_what_a_majority_has_accepted(duration_ms: int | None) -> None:
     """R6, R7: the hand-over's Accepts reach nobody: Bob hears nothing of it, and gets the lease in the usual way."""
     cluster = Cluster()
-    alice, bob = _holding(cluster, duration_ms=duration_ms), cluster[1].client("bob")
+    alice, bob = holding(cluster, duration_ms=duration_ms), cluster[1].client("bob")
     bob.acquire(BOB, duration_ms=duration_ms)
     cluster.run()
-    cluster.loses = _of(Accept, source="1")
+    cluster.loses = of_kind(Accept, source="1")
     alice.release(ALICE, successor="bob")
     cluster.run(ATTEMPT_TIMEOUT_MS - 1)
     assert not alice.got(Done)
     cluster.run(1)
     assert not bob.got(Granted)
-    cluster.loses = _nowhere
+    cluster.loses = nowhere
     cluster.run(2_000)
     assert len(alice.got(Done)) + _codes(alice).count("not_holder") == 1
     assert len(bob.got(Granted)) == 1
@@ -160,16 +143,16 @@ def test_h13_a_successor_is_granted_only_what_a_majority_has_accepted(duration_m
 def test_a_lock_without_an_end_whose_hand_over_failed_is_let_go_durably_r2() -> None:
     """R2: the successor has gone meanwhile, and "done" means that nobody is guarded, also after a restart of all."""
     cluster = Cluster()
-    alice, bob = _holding(cluster, duration_ms=None), cluster[1].client("bob")
+    alice, bob = holding(cluster, duration_ms=None), cluster[1].client("bob")
     bob.acquire(BOB, duration_ms=None)
     cluster.run()
-    cluster.loses = _of(Promise)
+    cluster.loses = of_kind(Promise)
     alice.release(ALICE, successor="bob")
     cluster.run(100)
     bob.cut()
     cluster.run(ATTEMPT_TIMEOUT_MS)
     assert not alice.got(Done)
-    cluster.loses = _nowhere
+    cluster.loses = nowhere
     cluster.run(2_000)
     assert alice.got(Done)
     for member in (1, 2, 3):
@@ -180,9 +163,9 @@ def test_a_lock_without_an_end_whose_hand_over_failed_is_let_go_durably_r2() -> 
 def test_a_release_that_no_majority_answers_is_unknown_after_some_ballots() -> None:
     """R6: it is not tried for ever, and not called done."""
     cluster = Cluster()
-    alice = _holding(cluster, duration_ms=None)
+    alice = holding(cluster, duration_ms=None)
     before = cluster[1].driver.stats.ballots_started
-    cluster.loses = _of(Promise)
+    cluster.loses = of_kind(Promise)
     alice.release(ALICE)
     cluster.run(60_000)
     assert _codes(alice) == ["unknown"]
@@ -192,7 +175,7 @@ def test_a_release_that_no_majority_answers_is_unknown_after_some_ballots() -> N
 def test_a_release_whose_first_ballot_was_preempted_is_tried_again() -> None:
     """R2: somebody prepared; the release of a lock without an end still goes through."""
     cluster = Cluster()
-    alice = _holding(cluster, duration_ms=None)
+    alice = holding(cluster, duration_ms=None)
     for member in ("2", "3"):
         ballot = cluster[member].register().accepted
         higher = type(ballot)(ballot.counter + 20, "3", 1)
@@ -208,7 +191,7 @@ def test_a_release_that_cannot_even_wait_is_unknown(monkeypatch: pytest.MonkeyPa
     """R6: too much waits for this lease at this node; whoever asked hears that it may ask again."""
     monkeypatch.setattr(leases, "TODO_MAX", 0)
     cluster = Cluster()
-    alice = _holding(cluster)
+    alice = holding(cluster)
     cluster[1].leases.homes[KEY].is_busy = True
     alice.release(ALICE)
     assert _codes(alice) == ["unknown"]
@@ -217,15 +200,15 @@ def test_a_release_that_cannot_even_wait_is_unknown(monkeypatch: pytest.MonkeyPa
 def test_h23_a_release_reaches_what_a_take_over_left_behind() -> None:
     """R2: her node's last ballot was accepted, and nobody heard so; the release names that one."""
     cluster = Cluster()
-    alice = _holding(cluster)
+    alice = holding(cluster)
     home = cluster[1].leases.homes[KEY]
-    cluster.loses = _of(Accepted)
+    cluster.loses = of_kind(Accepted)
     cluster[1].leases.take_over(home)
     cluster.run(ATTEMPT_TIMEOUT_MS)
     assert home.held is not None
     assert home.held.ballot < cluster[2].register().accepted
     assert not home.is_busy
-    cluster.loses = _nowhere
+    cluster.loses = nowhere
     alice.release(ALICE)
     cluster.run(10)
     assert _holders(cluster) == [""] * 3
@@ -234,7 +217,7 @@ def test_h23_a_release_reaches_what_a_take_over_left_behind() -> None:
 def test_a_successor_that_waits_elsewhere_is_left_a_moment() -> None:
     """Rule 3: Charlie, who waits at the holder's node, stands back for the one that was named."""
     cluster = Cluster()
-    alice = _holding(cluster)
+    alice = holding(cluster)
     bob, charlie = cluster[2].client("bob"), cluster[1].client("charlie")
     charlie.acquire(CHARLIE)
     bob.acquire(BOB)
@@ -248,7 +231,7 @@ def test_a_successor_that_waits_elsewhere_is_left_a_moment() -> None:
 def test_a_successor_that_does_not_come_holds_nobody_up() -> None:
     """Rule 3: after the grace the lease is anybody's."""
     cluster = Cluster()
-    alice, charlie = _holding(cluster), cluster[1].client("charlie")
+    alice, charlie = holding(cluster), cluster[1].client("charlie")
     charlie.acquire(CHARLIE)
     cluster.run(10)
     alice.release(ALICE, successor="nobody")
@@ -261,7 +244,7 @@ def test_a_successor_that_does_not_come_holds_nobody_up() -> None:
 def test_a_release_is_told_to_those_who_watch_and_to_those_who_wait() -> None:
     """H21: at every node, and once."""
     cluster = Cluster()
-    alice, bob = _holding(cluster), cluster[3].client("bob")
+    alice, bob = holding(cluster), cluster[3].client("bob")
     bob.acquire(BOB)
     cluster.run(10)
     told: list[list[Any]] = [[], [], []]
@@ -285,10 +268,10 @@ def test_a_late_copy_of_a_release_wakes_and_tells_nobody() -> None:
         return False
 
     cluster.holds = listen
-    alice = _holding(cluster)
+    alice = holding(cluster)
     alice.release(ALICE)
     cluster.run()
-    _holding(cluster, who=BOB)
+    holding(cluster, who=BOB)
     told: list[Any] = []
     cluster[2].driver.learner.ended = lambda *end: told.append(end)
     cluster[2].driver.on_message("1", copies[0])

@@ -6,27 +6,12 @@ import pytest
 
 from leaderlease.node import leases
 from leaderlease.node.driver import ATTEMPT_TIMEOUT_MS
-from leaderlease.node.homes import Home
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Holder, Value
 from leaderlease.paxos.messages import Accept, Accepted, Chosen, Peeked, Prepare, Promise, Renew
 from leaderlease.wire.session import Denied, Failed, Granted, Kept, Lost
 from support.core import ALICE, BOB, CHARLIE
-from support.nodes import KEY, NAME, Client, Cluster, Filter
-
-
-def _between(*pairs: str) -> Filter:
-    """Name the messages that go between two members, in either direction."""
-    return lambda source, target, message: source + target in pairs or target + source in pairs
-
-
-def _of(*kinds: type[Any], source: str = "", target: str = "") -> Filter:
-    """Name messages by kind, and perhaps by who sends or gets them."""
-    return lambda at, to, message: isinstance(message, kinds) and source in ("", at) and target in ("", to)
-
-
-def _nowhere(source: str, target: str, message: Any) -> bool:
-    return False
+from support.nodes import KEY, NAME, Client, Cluster, between, home_of, nowhere, of_kind
 
 
 def _holding(cluster: Cluster, member: int = 1, duration_ms: int | None = 1_000) -> Client:
@@ -35,10 +20,6 @@ def _holding(cluster: Cluster, member: int = 1, duration_ms: int | None = 1_000)
     cluster.run()
     assert client.got(Granted)[-1].term
     return client
-
-
-def _home(cluster: Cluster, member: int = 1) -> Home:
-    return cluster[member].leases.homes[KEY]
 
 
 def _refuse_renewals_at(cluster: Cluster, *members: int) -> None:
@@ -56,7 +37,7 @@ def test_h13_nobody_is_granted_what_no_majority_has_accepted(is_waiting: bool) -
     """R6, R7: the Accepts were sent and one member took them; the time ran out, and that is no yes."""
     cluster = Cluster()
     alice = cluster[1].client("alice")
-    cluster.loses = _of(Accept, source="1")
+    cluster.loses = of_kind(Accept, source="1")
     alice.acquire(ALICE, is_waiting=is_waiting)
     cluster.run(3 * ATTEMPT_TIMEOUT_MS)
     assert cluster[1].holder() == "alice"
@@ -67,7 +48,7 @@ def test_h16_a_grant_names_the_message_before_its_round_and_not_a_later_one() ->
     """R6: her keepalive came while the acceptances were under way: no round followed it."""
     cluster = Cluster()
     alice = cluster[1].client("alice")
-    cluster.holds = _of(Accepted, target="1")
+    cluster.holds = of_kind(Accepted, target="1")
     alice.acquire(ALICE)
     cluster.run(100)
     assert alice.keepalive() == 2
@@ -110,7 +91,7 @@ def test_h18_a_take_over_wins_no_other_term() -> None:
     """R6, R7: Alice's node was cut off while her term ended and Bob's began and ended; it goes on for nobody."""
     cluster = Cluster()
     alice = _holding(cluster)
-    cluster.loses = _between("12", "13")
+    cluster.loses = between("12", "13")
     cluster.run(1_500)
     bob = cluster[2].client("bob")
     bob.acquire(BOB)
@@ -118,7 +99,7 @@ def test_h18_a_take_over_wins_no_other_term() -> None:
     assert bob.got(Granted)[0].term == 2
     bob.release(BOB)
     cluster.run(100)
-    cluster.loses = _of(Chosen)
+    cluster.loses = of_kind(Chosen)
     alice.keepalive()
     cluster.run(1_000)
     assert [lost.nonce for lost in alice.got(Lost)] == [ALICE.nonce]
@@ -139,13 +120,13 @@ def test_h35_who_asks_for_its_own_lease_is_not_held_up_by_the_guard_of_its_own_n
 def test_h35_who_asks_for_its_own_lease_passes_guards_that_its_node_has_only_heard_of() -> None:
     """R1: node 2 lost the Accept and heard who was chosen; Bob waits there, held off, and Alice need not."""
     cluster = Cluster()
-    cluster.loses = _of(Accept, target="2")
+    cluster.loses = of_kind(Accept, target="2")
     _holding(cluster, duration_ms=60_000).cut()
     bob = cluster[2].client("bob")
     bob.acquire(BOB)
     cluster.run(100)
     again = cluster[2].client("alice, again")
-    cluster.loses = _nowhere
+    cluster.loses = nowhere
     again.acquire(ALICE)
     cluster.run(10)
     assert [granted.term for granted in again.got(Granted)] == [1]
@@ -155,10 +136,10 @@ def test_h35_who_asks_for_its_own_lease_passes_guards_that_its_node_has_only_hea
 def test_the_holder_among_the_candidates_goes_first_when_a_majority_names_it_r1() -> None:
     """R1: its own node had not even heard of it: Bob's attempt there meets the guards, and names whom to ask for."""
     cluster = Cluster()
-    cluster.loses = _of(Accept, Chosen, target="2")
+    cluster.loses = of_kind(Accept, Chosen, target="2")
     _holding(cluster, duration_ms=60_000).cut()
     bob, again = cluster[2].client("bob"), cluster[2].client("alice, again")
-    cluster.loses = _nowhere
+    cluster.loses = nowhere
     bob.acquire(BOB)
     again.acquire(ALICE)
     cluster.run(500)
@@ -170,11 +151,11 @@ def test_one_attempt_of_a_lease_at_a_time_r3() -> None:
     """R3: a second candidate, a keepalive and a timer while the first attempt is under way start no ballot."""
     cluster = Cluster()
     alice, bob = cluster[1].client("alice"), cluster[1].client("bob")
-    cluster.holds = _of(Promise, target="1")
+    cluster.holds = of_kind(Promise, target="1")
     alice.acquire(ALICE)
     cluster.run(10)
     bob.acquire(BOB)
-    cluster[1].leases.wake_in(_home(cluster), 1)
+    cluster[1].leases.wake_in(home_of(cluster), 1)
     cluster.run(100)
     assert cluster[1].driver.stats.ballots_started == 1
 
@@ -185,11 +166,11 @@ def test_one_take_over_of_a_lease_at_a_time_r3() -> None:
     alice = _holding(cluster)
     _refuse_renewals_at(cluster, 2, 3)
     cluster[1].driver.proposer.observe(Ballot(50, "3", 1))
-    cluster.holds = _of(Accepted, target="1")
+    cluster.holds = of_kind(Accepted, target="1")
     alice.keepalive()
     cluster.run(10)
     before = cluster[1].driver.stats.ballots_started
-    home = _home(cluster)
+    home = home_of(cluster)
     cluster[1].leases.take_over(home)
     cluster[1].leases.wake_in(home, 1)
     cluster.run(10)
@@ -203,13 +184,13 @@ def test_a_take_over_that_meets_another_holder_is_a_loss_and_said_at_once_h18() 
     """R6: three guards of Bob: this nonce will not hold again, so its client should not wait for its time to end."""
     cluster = Cluster()
     alice = _holding(cluster)
-    cluster.loses = _between("12", "13")
+    cluster.loses = between("12", "13")
     cluster.run(1_500)
     bob = cluster[2].client("bob")
     bob.acquire(BOB)
     cluster.run(100)
     assert bob.got(Granted)
-    cluster.loses = _of(Chosen)
+    cluster.loses = of_kind(Chosen)
     alice.keepalive()
     cluster.run(200)
     assert [lost.reason for lost in alice.got(Lost)] == ["another holder has it"]
@@ -221,7 +202,7 @@ def test_a_node_learns_from_a_hint_that_its_holder_has_lost() -> None:
     """R6: another node had Bob chosen; Alice's node says so at once, and serves her no more."""
     cluster = Cluster()
     alice = _holding(cluster)
-    home = _home(cluster)
+    home = home_of(cluster)
     cluster[1].driver.on_message("2", Chosen(1, KEY, Ballot(9, "2", 1), Value(2, BOB, 1_000), "acquired"))
     assert [lost.reason for lost in alice.got(Lost)] == ["another holder has it"]
     assert home.held is None
@@ -234,7 +215,7 @@ def test_a_hint_of_an_older_ballot_costs_no_lease() -> None:
     alice = _holding(cluster)
     cluster[1].driver.on_message("2", Chosen(1, KEY, Ballot(1, "2", 1), Value(1, BOB, 1_000), "acquired"))
     assert not alice.got(Lost)
-    assert _home(cluster).held is not None
+    assert home_of(cluster).held is not None
 
 
 def test_h18_a_hint_of_another_term_of_the_same_nonce_is_a_loss() -> None:
@@ -275,13 +256,13 @@ def test_h23_a_session_that_has_gone_is_renewed_and_taken_over_by_nobody() -> No
     """R6: its leases live until they expire; a timer that still runs for one prolongs nothing."""
     cluster = Cluster()
     alice = _holding(cluster)
-    home = _home(cluster)
+    home = home_of(cluster)
     _refuse_renewals_at(cluster, 2, 3)
-    cluster.loses = _of(Prepare, source="1")
+    cluster.loses = of_kind(Prepare, source="1")
     alice.keepalive()
     cluster.run(100)
     alice.cut()
-    cluster.loses = _nowhere
+    cluster.loses = nowhere
     before = [cluster[n].register().expires_ms for n in (1, 2, 3)]
     cluster[1].leases.wake_in(home, 1)
     cluster.run(800)
@@ -294,7 +275,7 @@ def test_a_take_over_is_tried_again_for_one_duration_after_a_keepalive_r6() -> N
     cluster = Cluster()
     alice = _holding(cluster)
     _refuse_renewals_at(cluster, 2, 3)
-    cluster.loses = _of(Prepare, source="1")
+    cluster.loses = of_kind(Prepare, source="1")
     alice.keepalive()
     cluster.run(1_600)
     before = cluster[1].driver.stats.ballots_started
@@ -308,10 +289,10 @@ def test_a_keepalive_does_not_extend_the_time_of_a_take_over_that_another_began_
     cluster = Cluster()
     alice = _holding(cluster)
     _refuse_renewals_at(cluster, 2, 3)
-    cluster.loses = _of(Prepare, source="1")
+    cluster.loses = of_kind(Prepare, source="1")
     alice.keepalive()
     cluster.run(10)
-    held = _home(cluster).held
+    held = home_of(cluster).held
     assert held is not None
     until_ms = held.take_over_until_ms
     cluster.run(900)
@@ -349,7 +330,7 @@ def test_guards_that_refused_an_attempt_are_waited_for() -> None:
     cluster = Cluster()
     cluster.loses = lambda source, target, message: target == "2"
     _holding(cluster, duration_ms=5_000)
-    cluster.loses = _of(Renew, Chosen, target="2")
+    cluster.loses = of_kind(Renew, Chosen, target="2")
     bob = cluster[2].client("bob")
     bob.acquire(BOB)
     cluster.run(4_000)
@@ -377,7 +358,7 @@ def test_h35_who_does_not_wait_hears_that_the_outcome_is_unknown() -> None:
     """R6: its Accepts may have been taken: neither yes nor no, and the queue forgets the request."""
     cluster = Cluster()
     alice = cluster[1].client("alice")
-    cluster.loses = _of(Accepted, target="1")
+    cluster.loses = of_kind(Accepted, target="1")
     alice.acquire(ALICE, is_waiting=False)
     cluster.run(ATTEMPT_TIMEOUT_MS + 1)
     assert [answer.code for answer in alice.got(Failed)] == ["unknown"]
@@ -430,7 +411,7 @@ def test_candidates_of_one_lease_and_what_waits_for_its_attempt_are_bounded(monk
         client.acquire(Holder(f"c{number}", "", f"{number:032x}"))
     cluster.run()
     assert [len(client.got(Failed)) for client in names] == [0, 0, 1]
-    home = _home(cluster)
+    home = home_of(cluster)
     home.is_busy = True
     assert [cluster[1].leases.when_free(home, lambda: None) for _ in range(2)] == [True, False]
     assert not alice.got(Lost)
@@ -470,7 +451,7 @@ def test_a_prepared_vacancy_that_another_ballot_overtook_is_dropped() -> None:
     alice = _holding(cluster)
     alice.release(ALICE)
     cluster.run(100)
-    assert _home(cluster).prepared is not None
+    assert home_of(cluster).prepared is not None
     cluster[2].client("bob").acquire(BOB)
     cluster.run(100)
     home = cluster[1].leases.homes.get(KEY)
@@ -487,7 +468,7 @@ def test_a_lock_without_an_end_is_looked_at_again_from_time_to_time() -> None:
     cluster.loses = lambda source, target, message: target == "2"
     alice.release(ALICE)
     cluster.run(1_000)
-    cluster.loses = _nowhere
+    cluster.loses = nowhere
     cluster.run(2 * leases.RECHECK_MS)
     assert [granted.term for granted in bob.got(Granted)] == [2]
 
@@ -497,7 +478,7 @@ def test_no_peek_and_no_ballot_follows_an_answer_that_came_too_late() -> None:
     cluster = Cluster()
     _holding(cluster)
     bob = cluster[2].client("bob")
-    cluster.holds = _of(Peeked, target="2")
+    cluster.holds = of_kind(Peeked, target="2")
     bob.acquire(BOB, is_waiting=False)
     cluster.run(600)
     assert [type(answer) for answer in bob.inbox] == [Failed]

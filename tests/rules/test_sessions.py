@@ -29,23 +29,7 @@ from leaderlease.wire.session import (
 )
 from leaderlease.wire.session import Leases as LeasesAnswer
 from support.core import ALICE, BOB, CHARLIE
-from support.nodes import KEY, NAME, Client, Cluster, Filter
-
-
-def _of(*kinds: type[Any], target: str = "") -> Filter:
-    return lambda at, to, message: isinstance(message, kinds) and target in ("", to)
-
-
-def _nowhere(source: str, target: str, message: Any) -> bool:
-    return False
-
-
-def _holding(cluster: Cluster, member: int = 1, duration_ms: int | None = 60_000) -> Client:
-    client = cluster[member].client("alice")
-    client.acquire(ALICE, duration_ms=duration_ms)
-    cluster.run()
-    assert client.got(Granted)
-    return client
+from support.nodes import KEY, NAME, Client, Cluster, holding, nowhere, of_kind
 
 
 def _declare(cluster: Cluster, spec: Spec | None, member: int = 1) -> list[tuple[int, str]]:
@@ -78,7 +62,7 @@ def _verify(cluster: Cluster, member: int, term: int) -> list[Any]:
 def test_h21_a_token_that_only_a_minority_has_accepted_is_not_current() -> None:
     """R7: Bob's Accept reached one node: his term was proposed, and never chosen; and Alice's is not known to be."""
     cluster = Cluster()
-    _holding(cluster)
+    holding(cluster)
     cluster[2].driver.on_message("2", Accept(1, KEY, Ballot(9, "2", 1), Value(2, BOB, 60_000)))
     cluster.run()
     cluster.crash(3)
@@ -90,8 +74,8 @@ def test_h21_a_token_that_only_a_minority_has_accepted_is_not_current() -> None:
 def test_h21_a_token_is_looked_at_again_while_the_lease_is_in_transition() -> None:
     """A take-over was half-way at the first look: the answer is that of a majority a moment later."""
     cluster = Cluster()
-    _holding(cluster)
-    cluster.holds = _of(Accept)
+    holding(cluster)
+    cluster.holds = of_kind(Accept)
     cluster[1].leases.take_over(cluster[1].leases.homes[KEY])
     cluster.run(10)
     held, cluster.held = cluster.held, []
@@ -102,7 +86,7 @@ def test_h21_a_token_is_looked_at_again_while_the_lease_is_in_transition() -> No
     asker.tell(VerifyRequest(1, NAME, 1))
     cluster.run(1)
     answers, cluster.held = cluster.held, []
-    cluster.holds = _nowhere
+    cluster.holds = nowhere
     # The first look sees the old ballot at node 3 and the new one at another; then the rest of the Accepts arrive.
     cluster.held = [one for one in answers if one[2].accepted != cluster[3].register().accepted]
     assert cluster.held
@@ -119,7 +103,7 @@ def test_h21_a_token_is_looked_at_again_while_the_lease_is_in_transition() -> No
 def test_h21_a_token_that_nobody_holds_any_more_is_not_current() -> None:
     """R7: the tombstone of a lock without an end has the term of who let go."""
     cluster = Cluster()
-    alice = _holding(cluster, duration_ms=None)
+    alice = holding(cluster, duration_ms=None)
     alice.release(ALICE)
     cluster.run(100)
     assert _verify(cluster, 2, 1) == [Verified(1, False, 1)]
@@ -128,7 +112,7 @@ def test_h21_a_token_that_nobody_holds_any_more_is_not_current() -> None:
 def test_h21_without_a_majority_nobody_says_anything_about_a_token_or_a_holder() -> None:
     """One node's register is no answer."""
     cluster = Cluster()
-    _holding(cluster)
+    holding(cluster)
     cluster.crash(1)
     cluster.crash(3)
     assert [answer.code for answer in _verify(cluster, 2, 1)] == ["quorum"]
@@ -142,7 +126,7 @@ def test_h21_without_a_majority_nobody_says_anything_about_a_token_or_a_holder()
 def test_h21_what_is_read_is_held_in_transition_or_vacant_and_names_no_holder_of_the_past() -> None:
     """From a majority; a vacant lease has the term and no holder, and nobody can be asked to step down from it."""
     cluster = Cluster()
-    alice, asker = _holding(cluster), cluster[3].client("somebody")
+    alice, asker = holding(cluster), cluster[3].client("somebody")
 
     def read() -> tuple[str, Holder | None, int]:
         asker.inbox.clear()
@@ -172,7 +156,7 @@ def test_h21_what_is_read_is_held_in_transition_or_vacant_and_names_no_holder_of
 def test_nobody_is_shown_the_nonce_of_another_h19() -> None:
     """H19: not in an answer, a list or a watch: it is all that tells a holder from a stranger."""
     cluster = Cluster()
-    alice = _holding(cluster)
+    alice = holding(cluster)
     pod = Client(cluster[2], "pod")
     pod.session.principal = Principal(False, "shop", "sa", "pod-1", "uid-1")
     pod.tell(GetRequest(1, NAME))
@@ -209,7 +193,7 @@ def test_a_declaration_counts_when_a_majority_has_accepted_it() -> None:
     """R6, H21: its Accepts were lost: the node that wrote it does not believe it, and says that it is unknown."""
     cluster = Cluster()
     _strict(cluster)
-    cluster.loses = _of(Accept)
+    cluster.loses = of_kind(Accept)
     ends: list[str] = []
     cluster[1].sessions.specs.declare(NAME, Spec(1_000), lambda term, code, text: ends.append(code))
     cluster.run(ATTEMPT_TIMEOUT_MS + 10)
@@ -292,7 +276,7 @@ def test_who_is_admitted_is_what_was_declared(spec: Spec, is_admitted: bool) -> 
 def test_who_holds_goes_on_whatever_is_declared_meanwhile_h19() -> None:
     """By nonce: Alice may ask again although nobody new is admitted; another process of her name may not."""
     cluster = Cluster()
-    _holding(cluster).cut()
+    holding(cluster).cut()
     _declare(cluster, Spec(60_000, mode="Paused"))
     again, twin = cluster[2].client("alice, again"), cluster[2].client("alice's twin")
     again.acquire(ALICE, goes_on=1)
@@ -306,7 +290,7 @@ def test_who_waits_when_something_else_is_declared_waits_under_that_or_not_any_m
     """Charlie is not admitted any more; Bob's grant has the new duration, and Alice, who holds, is left alone."""
     cluster = Cluster()
     _declare(cluster, Spec(60_000))
-    alice = _holding(cluster)
+    alice = holding(cluster)
     bob, charlie, again = (cluster[1].client(name) for name in ("bob", "charlie", "alice, again"))
     bob.acquire(BOB)
     charlie.acquire(CHARLIE)
@@ -334,7 +318,7 @@ def test_a_refusal_by_an_old_copy_is_asked_of_a_majority() -> None:
     _declare(cluster, Spec(1_000, identities=("alice",)))
     cluster.loses = lambda source, target, message: target == "3"
     _declare(cluster, Spec(1_000, identities=("alice", "bob")))
-    cluster.loses = _of(SyncPage, target="3")
+    cluster.loses = of_kind(SyncPage, target="3")
     bob = cluster[3].client("bob")
     bob.acquire(BOB)
     cluster.run(200)
@@ -393,7 +377,7 @@ def test_what_one_session_keeps_open_is_bounded(monkeypatch: pytest.MonkeyPatch)
     for bound, value in (("WAITS_MAX", 2), ("WATCHES_MAX", 1), ("PAGE_MAX", 2)):
         monkeypatch.setattr(sessions, bound, value)
     cluster = Cluster()
-    _holding(cluster)
+    holding(cluster)
     client = cluster[1].client()
     first = client.acquire(BOB)
     cluster.run(10)
@@ -417,7 +401,7 @@ def test_what_one_session_keeps_open_is_bounded(monkeypatch: pytest.MonkeyPatch)
 def test_a_request_of_a_connection_that_is_gone_waits_for_nothing() -> None:
     """H35: it was cut while its declaration was looked up."""
     cluster = Cluster()
-    cluster.holds = _of(Peeked)
+    cluster.holds = of_kind(Peeked)
     gone = cluster[1].client("gone")
     gone.acquire(ALICE)
     cluster.run(10)

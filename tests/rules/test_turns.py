@@ -14,27 +14,7 @@ from leaderlease.paxos.proposer import Acquire, Attempt, Outcome
 from leaderlease.paxos.quorum import quorum_of
 from leaderlease.wire.session import CancelRequest, Failed, Granted, Lost, Spec
 from support.core import ALICE, BOB, CHARLIE
-from support.nodes import KEY, NAME, Client, Cluster, Filter
-
-
-def _of(*kinds: type[Any], source: str = "", target: str = "") -> Filter:
-    return lambda at, to, message: isinstance(message, kinds) and source in ("", at) and target in ("", to)
-
-
-def _nowhere(source: str, target: str, message: Any) -> bool:
-    return False
-
-
-def _holding(cluster: Cluster, member: int = 1, duration_ms: int | None = 60_000) -> Client:
-    client = cluster[member].client("alice")
-    client.acquire(ALICE, duration_ms=duration_ms)
-    cluster.run()
-    assert client.got(Granted)
-    return client
-
-
-def _home(cluster: Cluster, member: int = 1) -> Home:
-    return cluster[member].leases.homes[KEY]
+from support.nodes import KEY, NAME, Cluster, holding, home_of, nowhere, of_kind
 
 
 def _ballots(cluster: Cluster) -> int:
@@ -87,7 +67,7 @@ def test_without_a_majority_no_ballot_is_started_for_a_declared_lease_either() -
 def test_h35_a_restarted_node_knows_the_holder_by_its_disk() -> None:
     """R1: nobody has told it of Alice since; she asks there after Bob, and her own guard does not hold her up."""
     cluster = Cluster()
-    _holding(cluster).cut()
+    holding(cluster).cut()
     cluster.restart(2)
     assert not cluster[2].driver.learner.views
     bob, again = cluster[2].client("bob"), cluster[2].client("alice, again")
@@ -102,9 +82,9 @@ def test_the_holder_among_the_candidates_goes_first_when_a_read_names_it_r1() ->
     """R1: where a preference is declared a majority is asked first; it names Alice, and she waits here."""
     cluster = Cluster()
     _prefer(cluster)
-    cluster.loses = _of(Accept, Chosen, target="2")
-    _holding(cluster).cut()
-    cluster.loses = _of(SyncPage)
+    cluster.loses = of_kind(Accept, Chosen, target="2")
+    holding(cluster).cut()
+    cluster.loses = of_kind(SyncPage)
     bob, again = cluster[2].client("bob"), cluster[2].client("alice, again")
     bob.acquire(BOB)
     again.acquire(ALICE)
@@ -118,7 +98,7 @@ def test_a_candidate_that_leaves_while_others_are_heard_is_not_asked_for() -> No
     """Its place goes to the next one, and no term goes by."""
     cluster = Cluster()
     _prefer(cluster)
-    cluster.holds = _of(Peeked)
+    cluster.holds = of_kind(Peeked)
     bob, charlie = cluster[1].client("bob"), cluster[1].client("charlie")
     request = bob.acquire(BOB)
     charlie.acquire(CHARLIE)
@@ -133,7 +113,7 @@ def test_a_candidate_that_leaves_while_another_is_asked_for_is_not_the_next() ->
     """Alice's attempt was under way when Bob cancelled."""
     cluster = Cluster()
     alice, bob, charlie = (cluster[1].client(name) for name in ("alice", "bob", "charlie"))
-    cluster.holds = _of(Accept)
+    cluster.holds = of_kind(Accept)
     alice.acquire(ALICE)
     cluster.run(10)
     request = bob.acquire(BOB)
@@ -150,13 +130,13 @@ def test_a_candidate_that_leaves_while_another_is_asked_for_is_not_the_next() ->
 def test_a_node_whose_holder_went_elsewhere_takes_nothing_back_by_itself_r6() -> None:
     """R6: its take-over was to be tried again; then node 2 serves Alice, and only a keepalive of hers here matters."""
     cluster = Cluster()
-    alice = _holding(cluster)
+    alice = holding(cluster)
     register = cluster[1].register()
     assert register.value is not None
     for member in (2, 3):
         ballot = Ballot(register.accepted.counter + 5, "3", 1)
         cluster[member].driver.on_message("3", Prepare(1, KEY, ballot, ALICE.nonce))
-    cluster.loses = _of(Prepare, source="1")
+    cluster.loses = of_kind(Prepare, source="1")
     alice.keepalive()
     cluster.run(10)
     cluster[1].driver.on_message("2", Chosen(1, KEY, Ballot(80, "2", 1), register.value, ""))
@@ -170,7 +150,7 @@ def test_a_node_whose_holder_went_elsewhere_takes_nothing_back_by_itself_r6() ->
 def test_a_take_over_that_has_succeeded_is_not_repeated_r6() -> None:
     """R6: whatever wakes the node afterwards; and the others hear of the new ballot."""
     cluster = Cluster()
-    alice = _holding(cluster)
+    alice = holding(cluster)
     told: list[Chosen] = []
 
     def listen(source: str, target: str, message: Any) -> bool:
@@ -179,7 +159,7 @@ def test_a_take_over_that_has_succeeded_is_not_repeated_r6() -> None:
         return False
 
     cluster.holds = listen
-    home = _home(cluster)
+    home = home_of(cluster)
     cluster[1].leases.take_over(home)
     cluster.run()
     assert [(hint.ballot, hint.value.term, hint.reason) for hint in told] == [(_held_ballot(home), 1, "")] * 2
@@ -199,7 +179,7 @@ def _held_ballot(home: Home) -> Ballot:
 def test_the_end_of_a_lock_without_an_end_wakes_candidates_at_other_nodes() -> None:
     """It is let go by a value that nobody holds, and Bob's node hears that it was chosen."""
     cluster = Cluster()
-    alice = _holding(cluster, duration_ms=None)
+    alice = holding(cluster, duration_ms=None)
     bob = cluster[3].client("bob")
     bob.acquire(BOB, duration_ms=None)
     cluster.run(100)
@@ -211,11 +191,11 @@ def test_the_end_of_a_lock_without_an_end_wakes_candidates_at_other_nodes() -> N
 def test_a_lock_without_an_end_is_asked_for_from_time_to_time() -> None:
     """H21: Bob's node heard nothing of the release, and has no timer: it asks a majority."""
     cluster = Cluster()
-    alice = _holding(cluster, duration_ms=None)
+    alice = holding(cluster, duration_ms=None)
     bob = cluster[3].client("bob")
     bob.acquire(BOB, duration_ms=None)
     cluster.run(100)
-    cluster.loses = _of(Accept, Chosen, SyncPage, DigestReply, target="3")
+    cluster.loses = of_kind(Accept, Chosen, SyncPage, DigestReply, target="3")
     alice.release(ALICE)
     cluster.run(25_000)
     assert [granted.term for granted in bob.got(Granted)] == [2]
@@ -241,7 +221,7 @@ def test_candidates_of_every_node_have_their_turn() -> None:
 def test_one_node_prepares_a_vacancy() -> None:
     """The one whose ballot it was; a ballot of each would preempt those of the others."""
     cluster = Cluster()
-    _holding(cluster, duration_ms=1_000).cut()
+    holding(cluster, duration_ms=1_000).cut()
     before = _ballots(cluster)
     cluster.run(3_000)
     assert _ballots(cluster) == before + 1
@@ -253,15 +233,15 @@ def test_vacancies_are_prepared_a_few_at_a_time_and_not_without_a_bound(monkeypa
         monkeypatch.setattr(vacancies, bound, value)
     cluster = Cluster()
     node = cluster[1]
-    cluster.holds = _of(Prepare, target="2")
+    cluster.holds = of_kind(Prepare, target="2")
     homes = [node.leases.home(f"l/shop/lease-{number}") for number in range(9)]
-    cluster.loses = _of(Prepare, source="1")
+    cluster.loses = of_kind(Prepare, source="1")
     for home in homes:
         node.leases._vacancies.prepare(home)
     cluster.run()
     assert node.driver.stats.ballots_started == 2
     assert len(node.leases._vacancies._queue) == 3
-    cluster.loses = _nowhere
+    cluster.loses = nowhere
     cluster.let_through()
     cluster.run(3_000)
     prepared = [home for home in homes if home.prepared is not None]
@@ -277,14 +257,14 @@ def test_a_lease_that_is_not_vacant_is_not_prepared(why: str) -> None:
     """R1: a ballot in advance is for nobody; it must not disturb who holds or is being asked for."""
     cluster = Cluster()
     node = cluster[1]
-    alice = _holding(cluster, 2 if why == "guarded" else 1)
+    alice = holding(cluster, 2 if why == "guarded" else 1)
     if why not in ("held", "guarded"):
         alice.release(ALICE)
         cluster.run(100 if why == "prepared" else 0)
     home = node.leases.home(KEY)
     home.is_busy = why == "busy"
     if why == "waited for":
-        cluster.loses = _of(Prepare)
+        cluster.loses = of_kind(Prepare)
         node.client("bob").acquire(BOB)
         home.is_busy = False
     before = node.driver.stats.ballots_started

@@ -13,13 +13,14 @@ from typing import Any
 from leaderlease.node.catchup import CatchUp
 from leaderlease.node.driver import Driver
 from leaderlease.node.expiries import Expiries
-from leaderlease.node.homes import LEASE, Session
+from leaderlease.node.homes import LEASE, Home, Session
 from leaderlease.node.sessions import Sessions
 from leaderlease.paxos.acceptor import Register
 from leaderlease.paxos.lease import Holder, Value
 from leaderlease.paxos.membership import first_configuration
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
 from leaderlease.wire import session as wire
+from support.core import ALICE
 
 NAME = "shop/lock"
 KEY = LEASE + NAME
@@ -263,3 +264,35 @@ class Cluster:
         node = self.nodes[target]
         if not node.ports.is_over:
             node.driver.on_message(source, message)
+
+
+# --- what tests of it say often --------------------------------------------------------------------------------------
+
+
+def of_kind(*kinds: type[Any], source: str = "", target: str = "") -> Filter:
+    """Name messages by kind, and perhaps by who sends or gets them."""
+    return lambda at, to, message: isinstance(message, kinds) and source in ("", at) and target in ("", to)
+
+
+def between(*pairs: str) -> Filter:
+    """Name the messages that go between two members, in either direction."""
+    return lambda source, target, message: source + target in pairs or target + source in pairs
+
+
+def nowhere(source: str, target: str, message: Any) -> bool:
+    """Name no message."""
+    return False
+
+
+def home_of(cluster: Cluster, member: int = 1) -> Home:
+    """Return what a node keeps of the lease."""
+    return cluster[member].leases.homes[KEY]
+
+
+def holding(cluster: Cluster, member: int = 1, duration_ms: int | None = 60_000, who: Holder = ALICE) -> Client:
+    """Return a client that holds the lease by way of this node."""
+    client = cluster[member].client(who.name)
+    client.acquire(who, duration_ms=duration_ms)
+    cluster.run()
+    assert client.got(wire.Granted)
+    return client
