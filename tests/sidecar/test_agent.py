@@ -6,7 +6,6 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from leaderlease.cli.local import LocalQuorum
+from support.processes import boot_ms
 from support.sidecars import Sidecar, Sidecars, until
 
 D1 = ("--duration", "1s")
@@ -29,10 +29,6 @@ def _file(sidecar: Sidecar) -> dict[str, Any]:
 def _nonce(sidecar: Sidecar) -> str:
     (record,) = sidecar.state.glob("*.nonce")
     return str(json.loads(record.read_text())["nonce"])
-
-
-def _boot_ms() -> float:
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) / 1e6
 
 
 def test_another_one_leads_after_a_kill(sidecars: Sidecars) -> None:
@@ -67,7 +63,7 @@ def test_restart_after_the_validity_is_another_term(sidecars: Sidecars) -> None:
     term = sidecar.until_leader()["term"]
     nonce = _nonce(sidecar)
     sidecar.kill()
-    until(lambda: _boot_ms() > _file(sidecar)["valid_until_boottime_ms"], "what the file promised has passed")
+    until(lambda: boot_ms() > _file(sidecar)["valid_until_boottime_ms"], "what the file promised has passed")
     sidecar.start()
     assert sidecar.until_leader()["term"] == term + 1
     assert _nonce(sidecar) != nonce
@@ -146,7 +142,7 @@ def test_application_that_does_not_end_keeps_its_lease(sidecars: Sidecars, app: 
     assert first.terminate() == 0
     assert "left to expire" in first.log.read_text()
     second.until_leader()
-    assert _boot_ms() > promised_until_ms
+    assert boot_ms() > promised_until_ms
 
 
 def test_failing_application_yields(sidecars: Sidecars, tmp_path: Path) -> None:
@@ -232,11 +228,11 @@ def test_nothing_is_claimed_without_a_quorum(tmp_path: Path) -> None:
         until(lambda: standby.document()["leader"] == "pod-a", "the standby knows who leads")
         for node in quorum.nodes:
             quorum.kill(node)
-        stopped_ms = _boot_ms()
+        stopped_ms = boot_ms()
         asked_ms = stopped_ms
         while leader.ask("GET", "/leader").status == 200:
             assert asked_ms < stopped_ms + 500, "it says leader for longer than the lease lasts"
-            asked_ms = _boot_ms()
+            asked_ms = boot_ms()
         for sidecar in (leader, standby):
             stale = until(lambda: (r := sidecar.ask("GET", "/")).status == 503 and r.json, "stale")  # noqa: B023
             assert (stale["is_stale"], stale["name"], stale["leader"]) == (True, "", "")
