@@ -13,7 +13,7 @@ READS, SESSIONS, SPECS, CORE, CLOCK = (
 T_DRIVER, T_RENEWALS, T_QUEUE = (f"rules/test_{name}.py" for name in ("driver", "renewals", "queue"))
 T_LETTING_GO, T_WEIGHING, T_SESSIONS = (f"rules/test_{name}.py" for name in ("letting_go", "weighing", "sessions"))
 T_NONCES, T_CLOCKS = "client/test_core_nonces.py", "client/test_clocks.py"
-T_HELLOS, T_PROCESS = "node/test_hellos.py", "rules/test_process.py"
+T_HELLOS, T_PEERS, T_PROCESS = "node/test_hellos.py", "node/test_peers.py", "rules/test_process.py"
 
 AROUND: Final[tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...]] = (
     # --- a start, and a halt ----------------------------------------------------------------------------------------
@@ -176,6 +176,20 @@ AROUND: Final[tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...]] = (
     ("who dials is not remembered", "R8 H24", "node/peers.py",
      "        self.directory.remember(hello)\n        before", "        before",
      (f"{T_HELLOS}::test_h24_who_dials_is_remembered_and_answered_on_its_latest_connection",)),
+    ("a copied disk that has dialled leaves what is open", "R8 H24", "node/peers.py",
+     "            if self.directory.is_quarantined(hello.member):\n"
+     "                self.end(hello.member, reason)\n", "",
+     (f"{T_PEERS}::test_h24_a_copy_that_dials_ends_what_is_open_with_its_original",)),
+    ("a copied disk that was dialled leaves what is open", "R8 H24", "node/peers.py",
+     "            if self._peers.directory.is_quarantined(hello.member):\n"
+     "                self._peers.end(hello.member, reason)\n", "",
+     (f"{T_PEERS}::test_h24_a_copy_that_answers_ends_what_its_original_has_dialled",)),
+    ("what a copied disk has dialled is heard on", "R8 H24", "node/peers.py",
+     '            connection.member = ""\n            connection.drop(reason)\n\n', "            pass\n\n",
+     (f"{T_HELLOS}::test_h24_a_member_whose_disk_was_copied_is_neither_asked_nor_heard_nor_answered",)),
+    ("a copied disk that was dialled votes on", "R8 H24", "node/peers.py",
+     "            link.end(reason)\n", "            pass\n",
+     (f"{T_HELLOS}::test_h24_a_member_whose_disk_was_copied_is_neither_asked_nor_heard_nor_answered",)),
     ("what comes before a hello is heard", "R8", "node/connection.py",
      'raise RemoteProtocolError(f"{type(message).__name__} before any hello")', "self._owner.on_message(self, message)",
      (f"{T_HELLOS}::test_a_connection_that_breaks_the_protocol_ends",)),

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from leaderlease.errors import RemoteProtocolError
@@ -116,6 +117,28 @@ async def test_h24_who_dials_is_remembered_and_answered_on_its_latest_connection
     assert [type(message) for message in _sent(second)] == [Renewed, Hello, Pong]
     end.peers.on_closed(second, "gone")
     assert not end.peers.is_asked()
+
+
+async def test_h24_a_member_whose_disk_was_copied_is_neither_asked_nor_heard_nor_answered() -> None:
+    """R8: from the moment of the proof on, also on the connections of its other copy that are open already."""
+    end = End()
+    link, dialled_us, copy = end.peers.links["b"], end.peers.accept(), end.peers.accept()
+    dialled = link.connection = Connection(asyncio.get_running_loop(), PEER, link)
+    end.peers._accepted |= {dialled_us, copy}
+    link.on_hello(dialled, hello_of("b"))
+    end.peers.on_hello(dialled_us, hello_of("b"))
+    assert (link.is_up, end.peers.is_asked()) == (True, True)
+    end.peers.on_hello(copy, msgspec.structs.replace(hello_of("b"), boot_nonce="another"))
+    assert end.changes == [("b", True), ("b", False)]
+    link.on_message(dialled, Pong(1, 2, 3))
+    for connection in (dialled_us, copy):
+        end.peers.on_message(connection, Ping(1, 2))
+    end.peers.send("b", Ping(1, 2))
+    end.peers.reply("b", Pong(1, 2, 3))
+    assert end.heard == []
+    assert [_sent(connection) for connection in (dialled, copy)] == [[], []]
+    assert [type(message) for message in _sent(dialled_us)] == [Hello]
+    assert (link.is_up, end.peers.is_asked(), end.remembered()) == (False, False, {"b": node_peers.QUARANTINED})
 
 
 async def test_connections_of_others_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

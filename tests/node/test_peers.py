@@ -1,4 +1,4 @@
-"""How members find each other, over real sockets."""
+"""How members find each other, and when they part, over real sockets."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -22,6 +22,8 @@ class End:
     name: str
     peers: Peers
     server: asyncio.Server
+    makers: list[Any]
+    """The first makes the protocols of those who dial this member's address."""
     up: set[str] = field(default_factory=set)
 
     async def stop(self) -> None:
@@ -45,16 +47,16 @@ async def members(old: str = "") -> list[End]:
     configuration = Configuration("cluster", 1, found)
     ends = []
     for name, (server, _, makers) in listening.items():
-        ends.append(End(name, make_peers(configuration, name), server))
+        ends.append(End(name, make_peers(configuration, name), server, makers))
         ends[-1].peers.on_change = follow(ends[-1])
         makers.append(ends[-1].peers.accept)
     return ends
 
 
-def make_peers(configuration: Configuration, name: str) -> Peers:
+def make_peers(configuration: Configuration, name: str, boot_nonce: str = "boot") -> Peers:
     """Make the connections of one member."""
-    storage = MemoryStorage(MemoryDisk(name), boot_nonce=f"boot-{name}")
-    hello = Hello("peer", PROTOCOL_MIN, PROTOCOL_MAX, "cluster", name, 1, f"boot-{name}", 1, name)
+    storage = MemoryStorage(MemoryDisk(name), boot_nonce=boot_nonce)
+    hello = Hello("peer", PROTOCOL_MIN, PROTOCOL_MAX, "cluster", name, 1, boot_nonce, 1, name)
     return Peers(
         Directory(configuration, storage, lambda: hello),
         name,
@@ -117,3 +119,40 @@ async def test_a_member_that_nobody_can_ask_need_not_stay_to_vote() -> None:
         await until(a.peers.is_asked)
     finally:
         await asyncio.gather(*(end.stop() for end in ends))
+
+
+async def test_h24_a_copy_that_dials_ends_what_is_open_with_its_original() -> None:
+    """R8: of two copies of a disk none is known to be the right one, so neither is asked, heard or answered again."""
+    ends = await members()
+    a, b, c = ends
+    copy = make_peers(a.peers.directory.configuration, "b", "boot of the copy")
+    refused_by: set[str] = set()
+    copy.on_refused = lambda member, refused: refused_by.add(member.uuid)
+    try:
+        for end in ends:
+            end.peers.start()
+        await until(lambda: all(end.peers.is_joined() for end in ends))
+        copy.start()
+        await until(lambda: refused_by == {"a", "c"})
+        assert (a.up, c.up) == ({"c"}, {"a"})
+        await until(lambda: not b.up and not b.peers.is_asked())
+        assert (a.up, c.up, copy.is_asked()) == ({"c"}, {"a"}, False)
+    finally:
+        await asyncio.gather(copy.stop(), *(end.stop() for end in ends))
+
+
+async def test_h24_a_copy_that_answers_ends_what_its_original_has_dialled() -> None:
+    """R8: whoever stands at the address of a member is the one that is met first, or not."""
+    ends = await members()
+    a, b, _ = ends
+    copy = make_peers(a.peers.directory.configuration, "b", "boot of the copy")
+    try:
+        b.peers.start()
+        await until(lambda: "a" in b.up)
+        b.makers[0] = copy.accept
+        a.peers.start()
+        await until(lambda: "runs twice" in a.peers.links["b"].last_error)
+        assert not a.peers.is_asked()
+        await until(lambda: "a" not in b.up)
+    finally:
+        await asyncio.gather(copy.stop(), *(end.stop() for end in ends))

@@ -2,6 +2,7 @@
 
 Rule 1: a member is whom its hello says, if cluster, configuration and history agree; a disk that went back in time or
         runs twice is refused for good (R8, H24), and the hello of an ended life, late on its way, is no proof of that.
+        With the proof what is open with that member ends: of two copies of a disk none is known to be the right one.
 Rule 2: a connection on which nothing was heard for ``SILENCE_MAX_S`` is dead, whatever TCP says.
 Rule 3: reconnects never stop, and their pauses are bounded.
 Rule 4: a member that dials this one is there: it is dialled at once, at the address it came from, for a name in the
@@ -86,11 +87,11 @@ class Directory:
         return self._history_refusal(hello)
 
     def _history_refusal(self, hello: Hello) -> str:
+        if self.is_quarantined(hello.member):
+            return f"{hello.name} stays out: its disk was rolled back or copied before; it cannot vote any more"
         known, life = self._lives.get(hello.member), life_of(hello)
         if known is None:
             return ""
-        if known.incarnation == QUARANTINED:
-            return f"{hello.name} stays out: its disk was rolled back or copied before; it cannot vote any more"
         if life.contradicts(known):
             self._remember(hello.member, Life(QUARANTINED, ""))
             if life.incarnation == known.incarnation:
@@ -105,6 +106,11 @@ class Directory:
         if life.incarnation < known.incarnation:
             return f"incarnation {life.incarnation} of {hello.name} has ended: {known.incarnation} was here"
         return ""
+
+    def is_quarantined(self, member: str) -> bool:
+        """Tell whether this member's disk lied once."""
+        known = self._lives.get(member)
+        return known is not None and known.incarnation == QUARANTINED
 
     def remember(self, hello: Hello) -> None:
         """Remember this life of a peer, durably."""
@@ -227,6 +233,8 @@ class PeerLink:
         reason = BOOTSTRAPPING if is_blank else self._peers.directory.refusal(hello, expected=self.member.uuid)
         if reason:
             connection.close(reason)
+            if self._peers.directory.is_quarantined(hello.member):
+                self._peers.end(hello.member, reason)
             return
         self._peers.directory.remember(hello)
         connection.member = hello.member
@@ -249,6 +257,16 @@ class PeerLink:
         self._note(reason)
         self.connection = None
         self._closed.set()
+        self._down()
+
+    def end(self, reason: str) -> None:
+        """End the connection over which this member can be asked, if there is one; nothing more on it is heard."""
+        if self.is_up and self.connection is not None:
+            self.connection.member = ""
+            self.connection.drop(reason)
+            self._down()
+
+    def _down(self) -> None:
         if self.is_up:
             self.is_up = False
             self._peers.on_change(self.member.uuid, False)
@@ -335,6 +353,18 @@ class Peers:
             else:
                 connection.push(message)
 
+    def end(self, member: str, reason: str) -> None:
+        """End what is open with a member, at once: no request, vote or answer of it counts from now on.
+
+        What it has said before was taken in good faith, and stays.
+        """
+        if (link := self.links.get(member)) is not None:
+            link.end(reason)
+        self._inbound.pop(member, None)
+        for connection in [one for one in self._accepted if one.member == member]:
+            connection.member = ""
+            connection.drop(reason)
+
     # --- inbound ---------------------------------------------------------------------------------------------
 
     def on_hello(self, connection: Connection, hello: Hello | Refused) -> None:
@@ -353,6 +383,8 @@ class Peers:
         if reason:
             logger.warning("refused %s: %s", connection.remote, reason)
             connection.refuse("refused", reason)
+            if self.directory.is_quarantined(hello.member):
+                self.end(hello.member, reason)
             return
         self.directory.remember(hello)
         before = self._inbound.get(hello.member)
