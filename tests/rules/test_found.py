@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from leaderlease.node.driver import ATTEMPT_TIMEOUT_MS
 from leaderlease.node.learner import Watch
 from leaderlease.node.leases import RECHECK_MS
 from leaderlease.node.peers import Directory, Peers
@@ -12,8 +13,8 @@ from leaderlease.paxos.lease import Holder, Value
 from leaderlease.paxos.messages import Accept, Chosen, Prepare, Release, SyncPage
 from leaderlease.storage.base import LIVES_MAX, Life
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
-from leaderlease.wire.session import Done, Failed, Granted, Hello, KeptAlive, Lost, Refused, Transition
-from support.nodes import NAME, Cluster
+from leaderlease.wire.session import Denied, Done, Failed, Granted, Hello, KeptAlive, Lost, Refused, Transition
+from support.nodes import KEY, NAME, Cluster
 
 ALICE, BOB, CAROL = Holder("alice", "", "a" * 32), Holder("bob", "", "b" * 32), Holder("carol", "", "c" * 32)
 
@@ -233,6 +234,54 @@ def test_r1_a_half_finished_release_of_a_lock_without_end_does_not_wait_for_an_o
     assert (cluster[1].holder(), cluster[2].holder()) == ("alice", ""), "in transition, and nothing there ends it"
     cluster.run(RECHECK_MS)
     assert [granted.term for granted in bob.got(Granted)] == [2]
+
+
+def _half_released() -> Cluster:
+    """Return five nodes: 1, 2 and 4 guard Alice without end, 3 has accepted her end and is slow, 5 knows nothing."""
+    cluster = Cluster(5)
+    alice = cluster[3].client("alice")
+    cluster.loses = lambda source, target, message: target == "5"
+    alice.acquire(ALICE, duration_ms=None)
+    cluster.run(100)
+    cluster.loses = lambda source, target, message: source == "3" != target and not isinstance(message, Prepare)
+    alice.release(ALICE)
+    cluster.run()
+    cluster.restart(3)
+    cluster.run(5_000)
+    assert ["".join(node.holder() for node in cluster.nodes.values())] == ["alice" * 3]
+    assert (cluster[3].holder(), cluster[5].holder()) == ("", "")
+    # What lies below the ceilings of restarted nodes is not copied; here nothing is.
+    cluster.loses = lambda source, target, message: isinstance(message, SyncPage)
+    cluster.holds = lambda source, target, message: source == "3" and getattr(message, "key", "") == KEY
+    return cluster
+
+
+@pytest.mark.parametrize("asked", [1, 5], ids=["look", "attempt"])
+def test_r1_the_member_that_knows_of_the_end_of_a_lock_is_waited_for(asked: int) -> None:
+    """Those that guard are a majority; the one that is slower proves that they protect nothing."""
+    cluster = _half_released()
+    bob = cluster[asked].client("bob")
+    bob.acquire(BOB, duration_ms=None)
+    for _ in range(RECHECK_MS // 10 + 1):
+        if not cluster.held:
+            cluster.run(10)
+    assert cluster.held, "the one that knows was asked"
+    cluster.let_through()
+    cluster.run(100)
+    assert [granted.term for granted in bob.got(Granted)] == [2]
+
+
+def test_r1_who_is_connected_and_does_not_answer_hides_no_holder() -> None:
+    """Nobody proves anything in time: who does not want to wait is told who holds."""
+    cluster = Cluster(5)
+    alice, bob = cluster[1].client("alice"), cluster[5].client("bob")
+    cluster.loses = lambda source, target, message: target == "5"
+    alice.acquire(ALICE, duration_ms=None)
+    cluster.run(20)
+    cluster.loses = lambda source, target, message: source == "4"
+    bob.acquire(BOB, duration_ms=None, is_waiting=False)
+    cluster.run(ATTEMPT_TIMEOUT_MS)
+    assert [(denied.holder.name, denied.term) for denied in bob.got(Denied)] == [("alice", 1)]
 
 
 def _is_end(message: object) -> bool:

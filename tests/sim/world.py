@@ -35,9 +35,6 @@ from support.checkers.terms import check_durability, check_fence, check_tokens
 
 PROGRESS_MS = 15_000.0
 """What a lease may take on top of its duration and lock delay to be held again after the faults."""
-LOOKS = 3
-"""Of a candidate at a lease without end. A release that one member of three knows of is found by an attempt when that
-one answers before the other: not each look does (seed 393953241349)."""
 CLUSTER = "6f1c1a52-6a3c-4b0f-8a0b-2f0c7d9e1a11"
 CHECKED_EVERY_MS = 1_000.0
 LOOK_MS = 500.0
@@ -176,7 +173,7 @@ class World:
 
     def _patience_ms(self, lease: Lease) -> float:
         """Return what a lease may take on top of ``PROGRESS_MS``; what is never renewed is missed late."""
-        own_ms = IDLE_PERIOD_MS + LOOKS * RECHECK_MS if lease.duration_ms is None else lease.duration_ms
+        own_ms = IDLE_PERIOD_MS + RECHECK_MS if lease.duration_ms is None else lease.duration_ms
         return float(own_ms + lease.lock_delay_ms)
 
     def heal(self) -> float:

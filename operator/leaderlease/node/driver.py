@@ -274,7 +274,8 @@ class Driver:
         ``on_end`` is called once: the attempt's ``outcome`` says how it ended, None when time ran out (an Accept may
         then have been sent: the outcome is unknown). There is one attempt per register at a time.
         """
-        attempt = Attempt(key, self.proposer.next_ballot(), self.epoch, self.quorum, nonce, intent)
+        awaited = frozenset(self.connected)
+        attempt = Attempt(key, self.proposer.next_ballot(), self.epoch, self.quorum, nonce, intent, awaited)
         self.stats.ballots_started += 1
         self._run(attempt, on_end, attempt.start())
         return attempt
@@ -305,6 +306,7 @@ class Driver:
             if left_ms > 0:
                 self._sweep = self.ports.call_later(left_ms, self._expire_old)
                 return
+            running.attempt.end_if_refused()
             # It stays set until here: what begins at the end of another attempt must not put the next look off.
             self._end(running)
         self._sweep = None

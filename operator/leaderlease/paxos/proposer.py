@@ -147,20 +147,31 @@ class Attempt:
         quorum: Whose promises and acceptances count.
         nonce: For whom; empty when a vacancy is prepared in advance.
         intent: None to stop after phase 1 and wait for ``propose``: phase 1 in advance.
+        awaited: Who can be asked: guards that no time ends refuse this attempt only when all of these have answered.
     """
 
     __slots__ = (
-        "accepted", "ballot", "decision", "digest", "epoch", "intent", "is_repeat", "key", "lives", "nacks",
+        "accepted", "awaited", "ballot", "decision", "digest", "epoch", "intent", "is_repeat", "key", "lives", "nacks",
         "nonce", "outcome", "phase", "preempted_by", "promises", "quorum", "reported", "resent", "unmoved",
     )  # fmt: skip
 
-    def __init__(self, key: str, ballot: Ballot, epoch: int, quorum: Quorum, nonce: str, intent: Intent | None) -> None:
+    def __init__(
+        self,
+        key: str,
+        ballot: Ballot,
+        epoch: int,
+        quorum: Quorum,
+        nonce: str,
+        intent: Intent | None,
+        awaited: frozenset[str] = frozenset(),
+    ) -> None:
         self.key = key
         self.ballot = ballot
         self.epoch = epoch
         self.quorum = quorum
         self.nonce = nonce
         self.intent = intent
+        self.awaited = awaited
         self.phase = Phase.PREPARING
         self.promises: set[str] = set()
         self.lives: dict[str, Live] = {}
@@ -255,8 +266,7 @@ class Attempt:
         """Return what to send again, byte for byte, to the members that have not answered."""
         if self.phase is Phase.PREPARING:
             prepare = Prepare(self.epoch, self.key, self.ballot, self.nonce)
-            answered = self.promises | self.lives.keys() | self.nacks
-            return [(member, prepare) for member in self.quorum.ordered if member not in answered]
+            return [(member, prepare) for member in self.quorum.ordered if member not in self._answered()]
         if self.phase is not Phase.ACCEPTING:
             return []
         assert self.decision is not None
@@ -270,11 +280,26 @@ class Attempt:
         again = self._show_evidence()
         if again:
             return again
+        if not self._may_be_lifted():
+            self.end_if_refused()
+        return []
+
+    def end_if_refused(self) -> None:
+        """End phase 1 where those that have answered leave no majority, whatever the others say."""
+        if self.phase is not Phase.PREPARING:
+            return
         asked_again = self.resent - self.unmoved
         stuck = self.nacks | (self.lives.keys() - asked_again)
         if self.quorum.tally(self.promises, stuck) is Tally.LOST:
             self._finish(Outcome.LIVE if self.lives and not self.nacks else Outcome.PREEMPTED)
-        return []
+
+    def _may_be_lifted(self) -> bool:
+        """Tell whether no time ends a guard, and the evidence of a member that has not answered yet may (R1)."""
+        is_endless = any(live.remaining_ms is None for live in self.lives.values())
+        return is_endless and not self.nacks and not self.awaited <= self._answered()
+
+    def _answered(self) -> set[str]:
+        return self.promises | self.lives.keys() | self.nacks
 
     def _evidence(self) -> tuple[Evidence, ...]:
         return tuple(
