@@ -26,11 +26,6 @@ class End:
     """The first makes the protocols of those who dial this member's address."""
     up: set[str] = field(default_factory=set)
 
-    async def stop(self) -> None:
-        """Close everything."""
-        self.server.close()
-        await self.peers.stop()
-
 
 async def listen() -> tuple[asyncio.Server, int, list[Any]]:
     """Listen anywhere; what is put into the list makes the protocols."""
@@ -80,6 +75,17 @@ async def until(is_so: Any) -> None:
             await asyncio.sleep(0.01)
 
 
+async def part(ends: list[End], *copies: Peers) -> None:
+    """Close everything, also what was accepted in the last moment."""
+    everybody = [*copies, *(end.peers for end in ends)]
+    for end in ends:
+        end.server.close()
+    for _ in range(2):
+        await asyncio.gather(*(peers.stop() for peers in everybody))
+        await until(lambda: len(asyncio.all_tasks()) == 1)
+    await until(lambda: not any(peers._accepted for peers in everybody))
+
+
 async def test_a_member_whose_name_is_out_of_date_is_dialled_where_it_came_from() -> None:
     """Its own dialling is enough (rule 4): both others can ask it, though its address leads nowhere."""
     ends = await members(old="c")
@@ -88,7 +94,7 @@ async def test_a_member_whose_name_is_out_of_date_is_dialled_where_it_came_from(
             end.peers.start()
         await until(lambda: all(len(end.up) == 2 for end in ends))
     finally:
-        await asyncio.gather(*(end.stop() for end in ends))
+        await part(ends)
 
 
 async def test_a_member_is_joined_when_all_others_talk_with_it_both_ways() -> None:
@@ -106,7 +112,7 @@ async def test_a_member_is_joined_when_all_others_talk_with_it_both_ways() -> No
         c.peers.start()
         await until(a.peers.is_joined)
     finally:
-        await asyncio.gather(*(end.stop() for end in ends))
+        await part(ends)
 
 
 async def test_a_member_that_nobody_can_ask_need_not_stay_to_vote() -> None:
@@ -118,7 +124,7 @@ async def test_a_member_that_nobody_can_ask_need_not_stay_to_vote() -> None:
         b.peers.start()
         await until(a.peers.is_asked)
     finally:
-        await asyncio.gather(*(end.stop() for end in ends))
+        await part(ends)
 
 
 async def test_h24_a_copy_that_dials_ends_what_is_open_with_its_original() -> None:
@@ -138,7 +144,7 @@ async def test_h24_a_copy_that_dials_ends_what_is_open_with_its_original() -> No
         await until(lambda: not b.up and not b.peers.is_asked())
         assert (a.up, c.up, copy.is_asked()) == ({"c"}, {"a"}, False)
     finally:
-        await asyncio.gather(copy.stop(), *(end.stop() for end in ends))
+        await part(ends, copy)
 
 
 async def test_h24_a_copy_that_answers_ends_what_its_original_has_dialled() -> None:
@@ -155,4 +161,4 @@ async def test_h24_a_copy_that_answers_ends_what_its_original_has_dialled() -> N
         assert not a.peers.is_asked()
         await until(lambda: "a" not in b.up)
     finally:
-        await asyncio.gather(copy.stop(), *(end.stop() for end in ends))
+        await part(ends, copy)
