@@ -141,6 +141,25 @@ async def test_h24_a_member_whose_disk_was_copied_is_neither_asked_nor_heard_nor
     assert (link.is_up, end.peers.is_asked(), end.remembered()) == (False, False, {"b": node_peers.QUARANTINED})
 
 
+@pytest.mark.parametrize("is_dialled", [False, True], ids=["it dials", "it is dialled"])
+async def test_h24_the_life_before_is_neither_asked_nor_heard_when_the_next_one_is_met(is_dialled: bool) -> None:
+    """R8: a disk that is copied while its node runs begins as that node's next life, and contradicts nothing."""
+    end = End()
+    link, dialled_us, again = end.peers.links["b"], end.peers.accept(), end.peers.accept()
+    dialled = link.connection = Connection(asyncio.get_running_loop(), PEER, link)
+    end.peers._accepted |= {dialled_us, again}
+    if not is_dialled:
+        link.on_hello(dialled, hello_of("b", 1))
+    end.peers.on_hello(dialled_us, hello_of("b", 1))
+    if is_dialled:
+        link.on_hello(dialled, hello_of("b", 2))
+    else:
+        end.peers.on_hello(again, hello_of("b", 2))
+        link.on_message(dialled, Pong(1, 2, 3))
+    end.peers.on_message(dialled_us, Ping(1, 2))
+    assert (end.heard, link.is_up, end.peers.is_asked()) == ([], is_dialled, not is_dialled)
+
+
 async def test_connections_of_others_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever is one too many is refused, member or not; one that has gone leaves its place."""
     monkeypatch.setattr(node_peers, "INBOUND_MAX", 1)

@@ -3,6 +3,7 @@
 Rule 1: a member is whom its hello says, if cluster, configuration and history agree; a disk that went back in time or
         runs twice is refused for good (R8, H24), and the hello of an ended life, late on its way, is no proof of that.
         With the proof what is open with that member ends: of two copies of a disk none is known to be the right one.
+        So does what is open with an earlier life when the next one is met: a copy of a disk in use begins as that.
 Rule 2: a connection on which nothing was heard for ``SILENCE_MAX_S`` is dead, whatever TCP says.
 Rule 3: reconnects never stop, and their pauses are bounded.
 Rule 4: a member that dials this one is there: it is dialled at once, at the address it came from, for a name in the
@@ -37,6 +38,8 @@ BOOTSTRAPPING: Final = "it is still being bootstrapped"
 """Why a member is not connected yet that has not made the configuration durable that this one has."""
 QUARANTINED: Final = 1 << 62
 """Incarnation that is remembered of a member whose disk lied once: no start of its own reaches it (rule 1)."""
+NEXT_LIFE: Final = "its next life is here"
+"""Why the connections of an earlier life end."""
 INBOUND_MAX: Final = 64
 """Connections that other members may hold open here."""
 
@@ -112,10 +115,12 @@ class Directory:
         known = self._lives.get(member)
         return known is not None and known.incarnation == QUARANTINED
 
-    def remember(self, hello: Hello) -> None:
-        """Remember this life of a peer, durably."""
-        if self._lives.get(hello.member) != life_of(hello):
+    def remember(self, hello: Hello) -> bool:
+        """Remember this life of a peer, durably; return whether it is another than before."""
+        is_new = self._lives.get(hello.member) != life_of(hello)
+        if is_new:
             self._remember(hello.member, life_of(hello))
+        return is_new
 
     def _remember(self, member: str, life: Life) -> None:
         self._lives[member] = life
@@ -236,7 +241,8 @@ class PeerLink:
             if self._peers.directory.is_quarantined(hello.member):
                 self._peers.end(hello.member, reason)
             return
-        self._peers.directory.remember(hello)
+        if self._peers.directory.remember(hello):
+            self._peers.end(hello.member, NEXT_LIFE)
         connection.member = hello.member
         self._failures = 0
         self._seen_host = ""
@@ -386,7 +392,8 @@ class Peers:
             if self.directory.is_quarantined(hello.member):
                 self.end(hello.member, reason)
             return
-        self.directory.remember(hello)
+        if self.directory.remember(hello):
+            self.end(hello.member, NEXT_LIFE)
         before = self._inbound.get(hello.member)
         if before is not None:
             before.close("dialled again")
