@@ -1,13 +1,15 @@
 """One installation for all scenarios; each scenario has a namespace and a folder of journals, and leaves nothing."""
 
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support import e2e
+from support.e2e_findings import findings
 from support.e2e_report import Report
 from support.levels import require
 
@@ -19,6 +21,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(SCENARIO_TIMEOUT_S))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what Kubernetes says at the moment of a failure, of a fixture, too."""
+    report = yield
+    if report.failed and not e2e.missing():
+        try:
+            found = findings()
+        except (AssertionError, subprocess.TimeoutExpired) as error:
+            found = f"cannot be asked: {error}"
+        report.sections.append(("the cluster", found))
+    return report
 
 
 @pytest.fixture(scope="session")
