@@ -156,17 +156,27 @@ def test_foreign_objects_are_left_alone(world: World, operator: Replica, client:
     held.release()
 
 
-def test_children_that_somebody_deleted_come_back(world: World, operator: Replica) -> None:
+def test_children_that_somebody_deleted_come_back(world: World, operator: Replica, client: Client) -> None:
     """The operator is level-triggered: it repairs what was taken away, and removes what is not wanted any more."""
+    world.pod("billing-0", "10.0.0.10")
     world.apply(leaderService=SERVICE)
+    eventually("declared", lambda: declared(world))
+    held = client.acquire(f"{world.namespace}/billing", "billing-0")
+    # The status is written last: nothing is on its way any more that would bring a child back.
+    eventually("billing-0 in the status", lambda: holder(world) == "billing-0")
     services = f"/api/v1/namespaces/{world.namespace}/services"
-    eventually("the Service", lambda: world.api.get(f"{services}/billing-leader"))
-    eventually("the slice", lambda: world.api.get(f"{SLICES.format(world.namespace)}/billing-leader-leader"))
-    world.api.request("DELETE", f"{SLICES.format(world.namespace)}/billing-leader-leader")
-    eventually("the slice again", lambda: world.api.get(f"{SLICES.format(world.namespace)}/billing-leader-leader"))
+    mirror, one_slice = LEASES.format(world.namespace), SLICES.format(world.namespace)
+    for path in (f"{one_slice}/billing-leader-leader", f"{services}/billing-leader", f"{mirror}/billing"):
+        uid = world.api.get(path)["metadata"]["uid"]
+        world.api.request("DELETE", path)
+        again = eventually(f"{path} again", lambda: world.api.get(path))  # noqa: B023
+        assert again["metadata"]["uid"] != uid
+    assert world.addresses() == ["10.0.0.10"]
+    assert world.mirror()["holderIdentity"] == "billing-0"
     world.apply(leaderService={**SERVICE, "name": "other"})
     eventually("the other Service", lambda: world.api.get(f"{services}/other"))
     eventually("the old one is gone", lambda: world.api.get(f"{services}/billing-leader") is None)
+    held.release()
 
 
 def test_unknown_quorum_is_told(world: World, operator: Replica) -> None:
