@@ -14,6 +14,9 @@ T_DRIVER, T_RENEWALS, T_QUEUE = (f"rules/test_{name}.py" for name in ("driver", 
 T_LETTING_GO, T_WEIGHING, T_SESSIONS = (f"rules/test_{name}.py" for name in ("letting_go", "weighing", "sessions"))
 T_NONCES, T_CLOCKS = "client/test_core_nonces.py", "client/test_clocks.py"
 T_HELLOS, T_PEERS, T_PROCESS = "node/test_hellos.py", "node/test_peers.py", "rules/test_process.py"
+T_SERVER, T_CONNECTION, T_LEAVING = (f"node/test_{name}.py" for name in ("server", "connection", "leaving"))
+BESIDES: Final = "besides"
+"""Stands for a rule where none and no hole is left out: who may ask for what, bounds, and a node that comes or goes."""
 
 AROUND: Final[tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...]] = (
     # --- a start, and a halt ----------------------------------------------------------------------------------------
@@ -130,6 +133,22 @@ AROUND: Final[tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...]] = (
      "            if attempt.outcome is Outcome.CHOSEN and attempt.decision is not None:\n                if key",
      "            if attempt.decision is not None:\n                if key",
      (f"{T_SESSIONS}::test_a_declaration_counts_when_a_majority_has_accepted_it",)),
+    # --- besides the rules ------------------------------------------------------------------------------------------
+    ("anybody reads what is declared", BESIDES, "node/auth.py",
+     "wire.KeysRequest, wire.SpecsRequest)", "wire.KeysRequest)",
+     ("node/test_auth.py::test_a_pod_may_do_what_concerns_its_own_namespace_and_itself",)),
+    ("a silent client stays", BESIDES, "node/server.py",
+     '                connection.drop(f"silent for {SILENCE_MAX_S:g} s")\n', "",
+     (f"{T_SERVER}::test_a_client_that_is_silent_is_dropped_and_its_session_ends",)),
+    ("silent clients are looked for once", BESIDES, "node/server.py",
+     "        self._watch = None\n        if self._connections:\n", "        if False:\n",
+     (f"{T_SERVER}::test_a_client_that_is_silent_is_dropped_and_its_session_ends",)),
+    ("what nobody reads is kept without a bound", BESIDES, "node/connection.py",
+     "        if transport.get_write_buffer_size() > WRITE_BUFFER_BYTES_MAX:", "        if False:",
+     (f"{T_CONNECTION}::test_who_reads_nothing_is_dropped_when_too_much_waits_for_it",)),
+    ("a node that leaves is gone when its clients are", BESIDES, "node/node.py",
+     "                    await asyncio.sleep(LINGER_S)\n", "                    pass\n",
+     (f"{T_LEAVING}::test_a_node_that_leaves_answers_members_when_its_clients_have_gone",)),
     # --- the client -------------------------------------------------------------------------------------------------
     ("a nonce whose work is ending is used again", "R6 H18", CORE,
      " or holder.nonce in self._zombies:", ":",
@@ -199,6 +218,12 @@ AROUND: Final[tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...]] = (
     ("what comes before a hello is heard", "R8", "node/connection.py",
      'raise RemoteProtocolError(f"{type(message).__name__} before any hello")', "self._owner.on_message(self, message)",
      (f"{T_HELLOS}::test_a_connection_that_breaks_the_protocol_ends",)),
+    ("a member begins before its configuration is durable", "R8 H28", "node/bootstrap.py",
+     "    await durable\n", "",
+     ("node/test_bootstrap.py::test_h28_a_member_begins_when_its_configuration_is_durable",)),
+    ("the first configuration is no register", "R8 H28", "node/bootstrap.py",
+     "    storage.append(Record(MEMBER_KEY, ballot, ballot, value), lambda: None)\n", "",
+     ("node/test_bootstrap.py::test_h28_a_member_begins_when_its_configuration_is_durable",)),
     ("a node runs on any disk", "R8 H24", "node/node.py",
      "        self._check_membership(self._configuration)\n", "",
      (f"{T_PROCESS}::test_h24_a_node_does_not_run_on_the_disk_of_another",)),

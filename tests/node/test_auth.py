@@ -200,6 +200,7 @@ def test_what_is_written_can_be_read() -> None:
         (wire.DeclareRequest(1, "shop/lock", None), "only an administrator"),
         (wire.RevokeRequest(1, "shop/lock", 1), "only an administrator"),
         (wire.KeysRequest(1, ISSUER, "leaderlease", b""), "only an administrator"),
+        (wire.SpecsRequest(1, "shop/"), "only an administrator"),
         (wire.KeepAlive(1), ""),
         (wire.StatusRequest(1), ""),
     ],

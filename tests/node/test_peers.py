@@ -8,11 +8,11 @@ from leaderlease.node.peers import Directory, Peers
 from leaderlease.paxos.membership import Configuration, Member
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
 from leaderlease.wire.session import PROTOCOL_MAX, PROTOCOL_MIN, Hello
+from support.caller import until
 
 NAMES = ("a", "b", "c")
 OLD_ADDRESS = "127.255.255.254"
 """Where nobody listens: an answer of the DNS from before a restart."""
-WAIT_S = 20.0
 
 
 @dataclass
@@ -66,13 +66,6 @@ def make_peers(configuration: Configuration, name: str, boot_nonce: str = "boot"
 def follow(end: End) -> Any:
     """Return what keeps the set of an end up to date."""
     return lambda member, is_up: end.up.add(member) if is_up else end.up.discard(member)
-
-
-async def until(is_so: Any) -> None:
-    """Wait for a condition."""
-    async with asyncio.timeout(WAIT_S):
-        while not is_so():  # noqa: ASYNC110 (sockets have no event to wait for)
-            await asyncio.sleep(0.01)
 
 
 async def part(ends: list[End], *copies: Peers) -> None:

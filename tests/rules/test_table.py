@@ -7,6 +7,7 @@ import ast
 import re
 from pathlib import Path
 
+from mutants.around import BESIDES
 from mutants.equivalent import EQUIVALENT
 from mutants.patches import MUTANTS
 
@@ -98,7 +99,7 @@ def test_each_test_that_fails_without_a_rule_names_it() -> None:
         (mutant.name, test)
         for mutant in MUTANTS
         for test in mutant.tests
-        if not _named_by(test) & set(mutant.rule.split())
+        if mutant.rule != BESIDES and not _named_by(test) & set(mutant.rule.split())
     ]
     assert silent == []
 
