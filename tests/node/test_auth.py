@@ -65,6 +65,7 @@ class NoRegisters:
         self.acceptor = self
         self.registers: dict[str, Any] = {}
         self.on_installed: list[Any] = []
+        self.on_found: list[Any] = []
 
 
 def authenticator(mode: str = "tokens", wall_s: float = NOW_S, **keys: Any) -> Authenticator:

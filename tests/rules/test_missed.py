@@ -1,7 +1,12 @@
 """R5, H21: what a restarted member must refuse to store (its ceiling) and has to know: declarations and keys."""
 
+import json
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
+from jwt.algorithms import ECAlgorithm
+
+from leaderlease.node.auth import KEYS_KEY, Authenticator, encode_keys
 from leaderlease.node.missed import READ_AFTER_MS, READS_MAX
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Value
@@ -10,6 +15,8 @@ from leaderlease.wire.session import Failed, Granted, Spec
 from support.core import ALICE, BOB
 from support.nodes import KEY, NAME, Cluster
 
+PUBLIC = json.loads(ECAlgorithm.to_jwk(ec.generate_private_key(ec.SECP256R1()).public_key()))
+JWKS = json.dumps({"keys": [{**PUBLIC, "kid": "k1"}]}).encode()
 OLD, NEW = Spec(60_000), Spec(60_000, identities=("alice",))
 
 
@@ -36,6 +43,29 @@ def test_a_node_that_was_away_admits_by_what_was_declared_meanwhile() -> None:
     assert not bob.got(Granted)
     register = cluster[3].register("s/" + NAME)
     assert register.accepted.counter == 1, "the acceptor is not touched: what it promised it keeps"
+
+
+def _bring(cluster: Cluster, issuer: str) -> None:
+    ends: list[str] = []
+    body = encode_keys(issuer, "leaderlease", JWKS)
+    cluster[1].sessions.specs.write(KEYS_KEY, body, lambda term, code, text: ends.append(code))
+    cluster.run(100)
+    assert ends == [""]
+
+
+def test_a_node_that_was_away_verifies_with_the_keys_that_were_brought_meanwhile() -> None:
+    """R5: as with declarations; its disk goes on holding the old ones."""
+    cluster = Cluster()
+    _bring(cluster, "the old issuer")
+    cluster.crash(3)
+    _bring(cluster, "the new issuer")
+    cluster.restart(3)
+    authenticator = Authenticator(cluster[3].driver, "tokens")
+    for issuer in ("the old issuer", "the new issuer"):
+        assert authenticator._keys is not None
+        assert authenticator._keys.issuer == issuer
+        cluster.run(1_000)
+    assert cluster[3].register(KEYS_KEY).accepted.counter == 1
 
 
 def test_a_declaration_that_a_restarted_node_refuses_is_known_there_all_the_same() -> None:

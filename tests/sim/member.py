@@ -27,7 +27,6 @@ from leaderlease.node.peers import (
 )
 from leaderlease.node.server import Server
 from leaderlease.node.sessions import Sessions
-from leaderlease.paxos.acceptor import Record
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.membership import Configuration, Member
 from leaderlease.paxos.messages import Prepare
@@ -179,7 +178,7 @@ class Node:
         identity, member = self.storage.identity, self.member
         self.driver = Driver(self.configuration, member, identity.life.incarnation, self.storage, self.ports)
         self.referee.began(self)
-        self.driver.on_installed.append(self._installed)
+        self.driver.on_installed.append(lambda record: self.referee.installed(self, record))
         for record in self.disk.records.values():
             # Durable before the crash, and perhaps nobody was told: it counts from now on at the latest.
             self.referee.installed(self, record)
@@ -200,12 +199,6 @@ class Node:
             client_tls=None,
         )
         self.peers.links = {uuid: Link(self, self.peers, link.member) for uuid, link in self.peers.links.items()}
-
-    def _installed(self, record: Record) -> None:
-        """Count what is on this disk; what a majority has and its ceiling refuses is only told of (R5)."""
-        kept = self.disk.records.get(record.key)
-        if kept is not None and kept.accepted == record.accepted:
-            self.referee.installed(self, record)
 
     def start(self) -> None:
         """Listen and dial."""

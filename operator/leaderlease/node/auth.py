@@ -19,6 +19,7 @@ import msgspec
 from leaderlease.errors import ConfigError
 from leaderlease.node.driver import Driver
 from leaderlease.paxos.acceptor import Record
+from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Value
 from leaderlease.wire import session as wire
 
@@ -91,6 +92,7 @@ class Authenticator:
         if register is not None and register.value is not None:
             self._take(register.value)
         driver.on_installed.append(self._on_installed)
+        driver.on_found.append(self._on_found)
 
     def identify(self, hello: wire.Hello, has_certificate: bool) -> Principal | str:
         """Return who says hello, or in one sentence why nobody that may connect."""
@@ -137,6 +139,10 @@ class Authenticator:
     def _on_installed(self, record: Record) -> None:
         if record.key == KEYS_KEY and record.value is not None:
             self._take(record.value)
+
+    def _on_found(self, key: str, ballot: Ballot, value: Value) -> None:
+        if key == KEYS_KEY:
+            self._take(value)
 
     def _take(self, value: Value) -> None:
         import jwt

@@ -19,6 +19,7 @@ from leaderlease.node.ports import Ports, Timer
 from leaderlease.node.stats import Stats
 from leaderlease.paxos.acceptor import Acceptor, Ceiling, Effect, Persist, Record, Respond
 from leaderlease.paxos.ballot import Ballot
+from leaderlease.paxos.lease import Value
 from leaderlease.paxos.membership import Configuration
 from leaderlease.paxos.messages import (
     Accept,
@@ -97,8 +98,11 @@ class Driver:
         self.claims: Callable[[str], tuple[Claim, ...]] = lambda key: ()
         """Who waits here for a lease that prefers some: told to whoever peeks."""
         self.on_installed: list[Callable[[Record], None]] = []
+        """Told of each value that is accepted on this disk."""
         self.on_refused: list[Callable[[str, Ballot], None]] = []
         """Told of each Accept that a promise forbade, by register and ballot."""
+        self.on_found: list[Callable[[str, Ballot, Value], None]] = []
+        """Told of what others hold where a promise forbade it here, and of its ballot: known, and not on this disk."""
         self.on_peer_change: list[Callable[[str, bool], None]] = []
         self._handlers: dict[type, Callable[[str, Any], None]] = {
             Prepare: self._on_asked,

@@ -11,7 +11,6 @@ from typing import Final
 from leaderlease.node.driver import Driver
 from leaderlease.node.homes import LEASE
 from leaderlease.node.reads import Reading, Reads, ReadState
-from leaderlease.paxos.acceptor import Record
 from leaderlease.paxos.ballot import Ballot
 
 READ_AFTER_MS: Final = 500
@@ -21,7 +20,7 @@ READS_MAX: Final = 6
 
 
 class Missed:
-    """Reads what this node's acceptor refused, and tells those that listen to ``driver.on_installed``."""
+    """Reads what this node's acceptor refused, and tells those that listen to ``driver.on_found``."""
 
     def __init__(self, driver: Driver, reads: Reads) -> None:
         self._driver = driver
@@ -46,8 +45,8 @@ class Missed:
 
     def _found(self, key: str, reading: Reading, delay_ms: int, more: int) -> None:
         if reading.state is not ReadState.UNAVAILABLE and reading.value is not None:
-            for call in self._driver.on_installed:
-                call(Record(key, reading.ballot, reading.ballot, reading.value))
+            for call in self._driver.on_found:
+                call(key, reading.ballot, reading.value)
         if reading.ballot >= self._refused[key] or more == 1:
             del self._refused[key]
         else:

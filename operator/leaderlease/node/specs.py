@@ -120,6 +120,7 @@ class Specs:
         self._undeclared_until_ms: dict[str, int] = {}
         self._writing: set[str] = set()
         driver.on_installed.append(self._on_installed)
+        driver.on_found.append(self._on_found)
         for key, register in driver.acceptor.registers.items():
             if key.startswith(SPEC) and register.value is not None:
                 self._take(key, register.accepted, register.value)
@@ -203,6 +204,10 @@ class Specs:
     def _on_installed(self, record: Record) -> None:
         if record.key.startswith(SPEC) and record.value is not None:
             self._take(record.key, record.accepted, record.value)
+
+    def _on_found(self, key: str, ballot: Ballot, value: Value) -> None:
+        if key.startswith(SPEC):
+            self._take(key, ballot, value)
 
     def _take(self, key: str, ballot: Ballot, value: Value) -> None:
         name = key[len(SPEC) :]
