@@ -1,5 +1,6 @@
 """One installation for all scenarios; each scenario has a namespace and a folder of journals, and leaves nothing."""
 
+import os
 import subprocess
 import time
 from collections.abc import Generator, Iterator
@@ -11,6 +12,7 @@ import pytest
 from support import e2e
 from support.e2e_findings import findings
 from support.e2e_report import Report
+from support.e2e_scheduler import keep
 from support.levels import require
 
 SCENARIO_TIMEOUT_S = 300
@@ -43,11 +45,21 @@ def report() -> Report:
 
 
 @pytest.fixture(scope="session")
-def images() -> None:
-    """Build what is tested, once."""
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the control plane as whole as a real one keeps itself."""
     lacking = e2e.missing()
     require("e2e", not lacking, lacking)
     e2e.steady_bridges()
+    keeper = keep(os.environ["KUBECONFIG"], tmp_path_factory.mktemp("scheduler") / "log")
+    yield
+    if keeper is not None:
+        keeper.close()
+        print(f"kube-scheduler was started again {keeper.starts} times")
+
+
+@pytest.fixture(scope="session")
+def images(cluster: None) -> None:
+    """Build what is tested, once."""
     e2e.build_images()
 
 
