@@ -145,9 +145,13 @@ class Engine:
 
     def later(self, delay_ms: float, call: Call, process: Process | None = None) -> Timer:
         """Call after ``delay_ms`` of true time."""
+        return self.at(self.now + delay_ms, call, process)
+
+    def at(self, at_ms: float, call: Call, process: Process | None = None) -> Timer:
+        """Call at this instant. A difference to now is rounded, and may turn round what is planned for one instant."""
         timer = Timer(call, process)
         self._count = count = self._count + 1
-        _push(self._heap, (self.now + delay_ms, count, timer))
+        _push(self._heap, (at_ms, count, timer))
         return timer
 
     def say(self, who: str, text: str) -> None:

@@ -211,7 +211,7 @@ class Network:
             if at < end.arrives_at:
                 self.counts["message overtook another"] += 1
             end.arrives_at = max(end.arrives_at, at)
-        self.engine.later(at - now, lambda: other.take(data), other.process)
+        self.engine.at(at, lambda: other.take(data), other.process)
 
     def _flipped(self, data: bytes) -> bytes:
         self.counts["a bit flipped on the way"] += 1
@@ -222,7 +222,7 @@ class Network:
     def _fly_end(self, end: End) -> None:
         other, now = end.other, self.engine.now
         at = end.arrives_at = max(end.arrives_at, now + self.latency_ms(end.process.host, other.process.host))
-        self.engine.later(at - now, other.gone, other.process)
+        self.engine.at(at, other.gone, other.process)
 
     def block(self, source: str, target: str) -> None:
         """Cut one direction; cuts are counted, and each is undone by one ``unblock``."""
