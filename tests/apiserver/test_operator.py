@@ -25,6 +25,8 @@ from support.operators import Replica, condition, eventually
 
 SETTLE, ROUNDS = 10, 60
 """Renewals that go by without a write: before a stretch counts as idle, and in that stretch (about 15 s)."""
+LOOKS = 3
+"""How often everything is looked at again in a stretch, at least."""
 STRETCH_MAX_S = 90.0
 TAKEOVER_S = 3.0
 REFUSALS_MAX = 10
@@ -186,21 +188,23 @@ def test_unknown_quorum_is_told(world: World, operator: Replica) -> None:
 
 
 def test_idle_operator_writes_nothing(
-    world: World,
-    api: ApiServer,
-    operator: Replica,
-    replicas: list[Replica],
-    tmp_path: Path,
-    client: Client,
-    quorum: LocalQuorum,
+    world: World, api: ApiServer, replicas: list[Replica], tmp_path: Path, client: Client, quorum: LocalQuorum
 ) -> None:
-    """While nothing changes there is not one write, although leases are renewed all the time."""
+    """While nothing changes there is not one write, although leases are renewed and looked at again all the time.
+
+    One of them is held, one was let go of, and one was never asked for.
+    """
+    operator, second = (start(api, replicas, tmp_path, "--resync", "1") for _ in range(2))
     world.pod("billing-0", "10.0.0.10")
-    world.apply(leaderService=SERVICE)
-    eventually("declared", lambda: declared(world))
-    held = client.acquire(f"{world.namespace}/billing", "billing-0")
-    second = start(api, replicas, tmp_path)
+    for name in ("billing", "let-go", "new"):
+        world.apply(name, leaderService={**SERVICE, "name": f"{name}-leader"})
+        eventually("declared", lambda: declared(world, name))  # noqa: B023
+    held, gone = (client.acquire(f"{world.namespace}/{name}", "billing-0") for name in ("billing", "let-go"))
     eventually("the whole status", lambda: holder(world) == "billing-0" and world.role("billing-0") == "leader")
+    eventually("both are routed", lambda: world.addresses() == world.addresses("let-go-leader") == ["10.0.0.10"])
+    gone.release()
+    eventually("the end is told", lambda: world.status("let-go")["history"][0].get("reason") == "Released")
+    assert world.addresses("let-go-leader") == world.addresses("new-leader") == []
 
     def writes(since: int) -> list[tuple[str, str, int]]:
         return [
@@ -210,9 +214,16 @@ def test_idle_operator_writes_nothing(
             if "/namespaces/" not in write[1] or f"/namespaces/{world.namespace}/" in write[1]
         ]
 
+    def looks() -> float:
+        """How often each lease was looked at, on average, by whichever replica writes."""
+        scrapes = [one.http("/metrics") for one in (operator, second)]
+        total = sum(series(text, 'leaderlease_reconcile_total{kind="lease",result="ok"}') for text in scrapes)
+        return total / series(scrapes[0], "leaderlease_reconcile_leases")
+
     def stretch(rounds: int) -> list[tuple[str, str, int]]:
-        since, began = len(api.audit()), renewals(quorum)
+        since, began, looked = len(api.audit()), renewals(quorum), looks()
         eventually("leases are renewed", lambda: renewals(quorum) >= began + rounds, STRETCH_MAX_S)
+        eventually("leases are looked at", lambda: looks() >= looked + LOOKS, STRETCH_MAX_S)
         return writes(since)
 
     eventually("what the start had to do has ended", lambda: not stretch(SETTLE), STRETCH_MAX_S)

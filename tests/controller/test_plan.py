@@ -40,6 +40,22 @@ def test_server_defaults_are_no_difference() -> None:
     assert not covers(None, {"b": 1})
 
 
+@pytest.mark.parametrize("observed", [{"b": None}, {}, {"b": []}], ids=["null", "left out", "empty"])
+def test_empty_list_is_the_same_as_none(observed: Any) -> None:
+    """So the server hands out what was applied as an empty list; a list that should be there, or a map, is missed."""
+    assert covers(observed, {"b": []})
+    assert not covers(observed, {"b": [1]})
+    assert not covers(observed, {"b": {}})
+    assert not covers({"b": [1]}, {"b": []})
+
+
+def test_slice_of_a_vacant_lease_is_written_once() -> None:
+    """The server hands its empty endpoints out as null, and an idle cluster sees no writes."""
+    seen = done(observed(ended(), {"leaderService": SERVICE_SPEC}, pods=(pod(),)))
+    assert isinstance(seen.endpoints, dict)
+    assert plan(msgspec.structs.replace(seen, endpoints={**seen.endpoints, "endpoints": None})) == []
+
+
 # --- declarations --------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,5 @@
-"""Mutants of what stands around the core: driver, node, storage, client, sidecar. The fields are those of ``Mutant``.
+"""Mutants of what stands around the core: driver, node, storage, client, sidecar, operator. The fields are those of
+``Mutant``.
 
 Found by deleting every guard there, one by one, and looking for those that no directed test missed.
 """
@@ -16,7 +17,8 @@ T_NONCES, T_CLOCKS = "client/test_core_nonces.py", "client/test_clocks.py"
 T_HELLOS, T_PEERS, T_PROCESS = "node/test_hellos.py", "node/test_peers.py", "rules/test_process.py"
 T_SERVER, T_CONNECTION, T_LEAVING = (f"node/test_{name}.py" for name in ("server", "connection", "leaving"))
 BESIDES: Final = "besides"
-"""Stands for a rule where none and no hole is left out: who may ask for what, bounds, and a node that comes or goes."""
+"""Stands for a rule where none and no hole is left out: who may ask for what, bounds, a node that comes or
+goes, and an operator that is idle."""
 
 AROUND: Final[tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...]] = (
     # --- a start, and a halt ----------------------------------------------------------------------------------------
@@ -155,6 +157,10 @@ AROUND: Final[tuple[tuple[str, str, str, str, str, tuple[str, ...]], ...]] = (
     ("a node that leaves is gone when its clients are", BESIDES, "node/node.py",
      "                    await asyncio.sleep(LINGER_S)\n", "                    pass\n",
      (f"{T_LEAVING}::test_a_node_that_leaves_answers_members_when_its_clients_have_gone",)),
+    ("an empty list is written on every visit", BESIDES, "controller/actions.py",
+     "        found = [] if observed is None else observed\n", "        found = observed\n",
+     ("controller/test_plan.py::test_slice_of_a_vacant_lease_is_written_once",
+      "controller/test_plan.py::test_empty_list_is_the_same_as_none")),
     # --- the client -------------------------------------------------------------------------------------------------
     ("a nonce whose work is ending is used again", "R6 H18", CORE,
      " or holder.nonce in self._zombies:", ":",

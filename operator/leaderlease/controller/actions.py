@@ -82,16 +82,16 @@ Action = Declare | Withdraw | Apply | Delete | Label | Annotate | Post | PatchSt
 def covers(observed: Any, wanted: Any) -> bool:
     """Tell whether an object already says what is wanted; what the server added on top does not matter.
 
-    Maps may hold more than is wanted, lists may not.
+    Maps may hold more than is wanted, lists may not. An empty list is the same as none, for the server hands it out as
+    null or not at all. An empty map is not: some fields say something by being there.
     """
     if isinstance(wanted, dict):
-        return isinstance(observed, dict) and all(
-            key in observed and covers(observed[key], value) for key, value in wanted.items()
-        )
+        return isinstance(observed, dict) and all(covers(observed.get(key), value) for key, value in wanted.items())
     if isinstance(wanted, list):
+        found = [] if observed is None else observed
         return (
-            isinstance(observed, list)
-            and len(observed) == len(wanted)
-            and all(covers(a, b) for a, b in zip(observed, wanted, strict=True))
+            isinstance(found, list)
+            and len(found) == len(wanted)
+            and all(covers(a, b) for a, b in zip(found, wanted, strict=True))
         )
     return bool(observed == wanted)
