@@ -13,7 +13,18 @@ from leaderlease.paxos.lease import Holder, Value
 from leaderlease.paxos.messages import Accept, Chosen, Prepare, Release, SyncPage
 from leaderlease.storage.base import LIVES_MAX, Life
 from leaderlease.storage.memory import MemoryDisk, MemoryStorage
-from leaderlease.wire.session import Denied, Done, Failed, Granted, Hello, KeptAlive, Lost, Refused, Transition
+from leaderlease.wire.session import (
+    Denied,
+    Done,
+    Failed,
+    Granted,
+    Hello,
+    KeptAlive,
+    Lost,
+    Refused,
+    RevokeRequest,
+    Transition,
+)
 from support.nodes import KEY, NAME, Cluster
 
 ALICE, BOB, CAROL = Holder("alice", "", "a" * 32), Holder("bob", "", "b" * 32), Holder("carol", "", "c" * 32)
@@ -268,6 +279,19 @@ def test_r1_the_member_that_knows_of_the_end_of_a_lock_is_waited_for(asked: int)
     assert cluster.held, "the one that knows was asked"
     cluster.let_through()
     cluster.run(100)
+    assert [granted.term for granted in bob.got(Granted)] == [2]
+
+
+def test_r1_whoever_asks_often_puts_off_no_look_at_a_lock() -> None:
+    """An operator goes on revoking, and finds nobody to revoke; Bob waits at a node that guards Alice without end."""
+    cluster = _half_released()
+    cluster.let_through()
+    bob, operator = cluster[1].client("bob"), cluster[1].client("operator")
+    bob.acquire(BOB, duration_ms=None)
+    for number in range(5):
+        cluster.run(RECHECK_MS / 4)
+        operator.tell(RevokeRequest(number, NAME, 1))
+    cluster.run()
     assert [granted.term for granted in bob.got(Granted)] == [2]
 
 

@@ -171,6 +171,16 @@ def test_the_evidence_that_a_proposer_shows_is_what_was_accepted_and_not_what_wa
     ]
 
 
+def test_guards_without_end_refuse_when_all_that_can_be_asked_have_answered() -> None:
+    """The last one may be the one that lifts them; without it the attempt ends at once."""
+    attempt = Attempt(KEY, ballot_of(35), 1, quorum_of("123"), DAVE.nonce, Acquire(DAVE, None), frozenset("123"))
+    attempt.start()
+    endless = Value(1, ALICE, None)
+    for member, outcome in (("1", None), ("2", None), ("3", Outcome.LIVE)):
+        assert attempt.on_live(member, Live(KEY, ballot_of(35), None, ballot_of(13), endless)) == []
+        assert attempt.outcome is outcome
+
+
 def test_evidence_is_shown_once_and_then_the_refusals_count() -> None:
     """A guard that weighed the evidence and stands is an answer: the attempt ends instead of asking for ever."""
     ballot = ballot_of(35)

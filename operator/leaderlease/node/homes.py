@@ -109,6 +109,10 @@ class Waiter:
         self.renew_deadline_ms = self.retry_period_ms = 0
         self.is_cancelled = False
 
+    def is_in(self, value: Value | None) -> bool:
+        """Tell whether this value names its holder, by nonce (H19)."""
+        return value is not None and value.nonce == self.holder.nonce
+
 
 class Held:
     """A grant that this node keeps alive for a session.

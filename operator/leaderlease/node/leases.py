@@ -16,7 +16,7 @@ from leaderlease.node.preferences import STAND_BACK_MS, Preferences
 from leaderlease.node.reads import Reading, Reads, ReadState
 from leaderlease.node.vacancies import Vacancies
 from leaderlease.paxos.acceptor import NEVER
-from leaderlease.paxos.lease import Holder, Value
+from leaderlease.paxos.lease import Value
 from leaderlease.paxos.messages import Chosen
 from leaderlease.paxos.proposer import Acquire, Attempt, Outcome
 from leaderlease.wire.session import Denied, Failed, Granted, Kept, Lost
@@ -94,7 +94,7 @@ class Leases:
             return
         waiter.session.waits[waiter.request] = (home, waiter)
         register = self._driver.acceptor.registers.get(home.key)
-        is_accepted = register is not None and is_of(register.value, waiter.holder)
+        is_accepted = register is not None and waiter.is_in(register.value)
         if is_accepted or self._driver.learner.has_heard_of(home.name, waiter.holder):
             # Its own lease, asked for again after a change of node: the guards in the way of others are its own.
             home.waiters.insert(0, waiter)
@@ -124,7 +124,7 @@ class Leases:
         now_ms = driver.ports.now_ms()
         register = driver.acceptor.registers.get(home.key)
         guard = None
-        if register is not None and register.is_live(now_ms) and not is_of(register.value, waiter.holder):
+        if register is not None and register.is_live(now_ms) and not waiter.is_in(register.value):
             guard = register
         if guard is not None and all(candidate.is_waiting for candidate in home.waiters):
             self._wait(home, guard.remaining_ms(now_ms))
@@ -179,7 +179,7 @@ class Leases:
             if attempt.outcome is Outcome.COMPLETED and value is not None:
                 self.announce(home, attempt, value, "acquired")
             seen, remaining_ms = attempt.seen()[1], _free_in_ms(attempt)
-            if is_of(seen, waiter.holder):
+            if waiter.is_in(seen):
                 # Its own lease, and yet guards of others stand: half-finished attempts, which need a moment.
                 self._back_off(home)
             elif not self._put_holder_first(home, seen):
@@ -414,6 +414,9 @@ class Leases:
         home.timer = self._driver.ports.call_later(delay_ms, lambda: self._woken(home))
 
     def _wait(self, home: Home, remaining_ms: int | None) -> None:
+        if remaining_ms is None and home.timer is not None:
+            # The look that is due stays due: whoever asks often would put it off for ever.
+            return
         # This node's own timer wakes candidates (``expired``); this only bounds what it may have missed.
         wait_ms = RECHECK_MS if remaining_ms is None else 1 + remaining_ms + self.stand_back_ms(home)
         self.wake_in(home, min(wait_ms, RECHECK_MS))
@@ -480,11 +483,6 @@ class Leases:
         for home in list(session.leases.values()):
             self.drop_held(home)
             self.tidy(home)
-
-
-def is_of(value: Value | None, holder: Holder) -> bool:
-    """Tell whether this value names this holder, by nonce (H19)."""
-    return value is not None and value.nonce == holder.nonce
 
 
 def _free_in_ms(attempt: Attempt) -> int | None:
