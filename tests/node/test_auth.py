@@ -18,6 +18,7 @@ import leaderlease
 from leaderlease.cli.local import LocalQuorum
 from leaderlease.errors import ConfigError
 from leaderlease.node.auth import ADMIN, Authenticator, Keys, Principal, admission_refusal, encode_keys, refusal
+from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.lease import Holder
 from leaderlease.wire import session as wire
 from leaderlease.wire.codec import PEER
@@ -72,7 +73,7 @@ def authenticator(mode: str = "tokens", wall_s: float = NOW_S, **keys: Any) -> A
     """Return one that has these keys."""
     made = Authenticator(NoRegisters(), mode, lambda: wall_s)  # type: ignore[arg-type]
     if keys:
-        made._take(leaderlease_value(encode_keys(ISSUER, "leaderlease", jwks(**keys))))
+        made._take(Ballot(1, "1", 1), leaderlease_value(encode_keys(ISSUER, "leaderlease", jwks(**keys))))
     return made
 
 

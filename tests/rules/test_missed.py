@@ -68,6 +68,21 @@ def test_a_node_that_was_away_verifies_with_the_keys_that_were_brought_meanwhile
     assert cluster[3].register(KEYS_KEY).accepted.counter == 1
 
 
+def test_a_read_that_began_before_newer_keys_came_brings_the_old_ones_not_back() -> None:
+    """H21: a key that was taken away admits nobody again, whatever a read says that was under way meanwhile."""
+    cluster = Cluster()
+    _bring(cluster, "the old issuer")
+    register = cluster[3].register(KEYS_KEY)
+    assert register.value is not None
+    ballot, value = register.accepted, register.value
+    authenticator = Authenticator(cluster[3].driver, "tokens")
+    _bring(cluster, "the new issuer")
+    for call in cluster[3].driver.on_found:
+        call(KEYS_KEY, ballot, value)
+    assert authenticator._keys is not None
+    assert authenticator._keys.issuer == "the new issuer"
+
+
 def test_a_declaration_that_a_restarted_node_refuses_is_known_there_all_the_same() -> None:
     """It is there when it is written, and its ceiling is above the ballot: candidates that wait there are told."""
     cluster = Cluster()

@@ -19,7 +19,7 @@ import msgspec
 from leaderlease.errors import ConfigError
 from leaderlease.node.driver import Driver
 from leaderlease.paxos.acceptor import Record
-from leaderlease.paxos.ballot import Ballot
+from leaderlease.paxos.ballot import ZERO, Ballot
 from leaderlease.paxos.lease import Value
 from leaderlease.wire import session as wire
 
@@ -88,9 +88,10 @@ class Authenticator:
         self._wall_s = wall_s
         self._keys: Keys | None = None
         self._public: dict[str, Any] = {}
+        self._ballot = ZERO
         register = driver.acceptor.registers.get(KEYS_KEY)
         if register is not None and register.value is not None:
-            self._take(register.value)
+            self._take(register.accepted, register.value)
         driver.on_installed.append(self._on_installed)
         driver.on_found.append(self._on_found)
 
@@ -138,15 +139,19 @@ class Authenticator:
 
     def _on_installed(self, record: Record) -> None:
         if record.key == KEYS_KEY and record.value is not None:
-            self._take(record.value)
+            self._take(record.accepted, record.value)
 
     def _on_found(self, key: str, ballot: Ballot, value: Value) -> None:
         if key == KEYS_KEY:
-            self._take(value)
+            self._take(ballot, value)
 
-    def _take(self, value: Value) -> None:
+    def _take(self, ballot: Ballot, value: Value) -> None:
         import jwt
 
+        if ballot < self._ballot:
+            # A read that was under way while newer keys were installed here: who has left must not come back (H21).
+            return
+        self._ballot = ballot
         keys = _decode(value.body)
         self._keys = keys
         self._public = {str(key.key_id): key.key for key in jwt.PyJWKSet.from_dict(keys.jwks).keys}
