@@ -227,6 +227,12 @@ def test_catch_up_of_another_epoch_gets_ours_r8() -> None:
     assert _with(KEY).sync("2", SyncRequest(2, 5, "", 9)) == [Respond("2", WrongEpoch("", ZERO, 1))]
 
 
+def test_a_digest_is_what_a_message_can_hold() -> None:
+    """All of 64 bits, and not one more: msgpack has no larger integers."""
+    digests = [_with(f"l/{number}" * 40).digest for number in range(64)]
+    assert 1 << 63 <= max(digests) < 1 << 64
+
+
 def test_the_digest_is_that_of_the_disk_whatever_the_order_of_the_writes() -> None:
     """H30: two nodes with the same registers agree, also after a restart; another key, ballot or value differs."""
     acceptor = _with("l/a", "l/b")
