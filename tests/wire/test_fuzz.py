@@ -169,7 +169,7 @@ def test_random_structures_are_refused_or_typed(body: object) -> None:
         pytest.param(framed(b"\x91"), "not valid msgpack", id="truncated body"),
         pytest.param(framed(b"\x90\x90"), "not valid msgpack.*trailing", id="two values"),
         pytest.param(framed(b"\xc1"), "not valid msgpack", id="unused code"),
-        pytest.param(framed(b"\x91\x93\xa1v\xa1\xff\x01"), "not valid msgpack.*utf-8", id="not UTF-8"),
+        pytest.param(framed(b"\x91\x93\xa1v\xa1\xff\x01"), "not valid msgpack.*(?i:utf-8)", id="not UTF-8"),
         pytest.param(framed(b"\x80"), "does not take: Expected `array`", id="map"),
         pytest.param(framed(b"\x91\xc0"), "does not take: Expected `array`", id="null message"),
         pytest.param(framed(b"\x91\x90"), "does not take.*length 1", id="message without a tag"),
