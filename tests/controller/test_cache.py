@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from leaderlease.controller import cache
 from leaderlease.controller.cache import Cache, Key
 from leaderlease.controller.resource import LABEL_LEASE, LEADER_LEASE, LEASE, POD, Json, Kind
 
@@ -47,6 +48,31 @@ def test_pod_that_may_be_a_candidate_is_urgent(seen: Seen) -> None:
     assert seen.take() == [(BILLING, True)]
     seen.cache.remove(POD, "shop", "billing-0", 1_000)
     assert seen.take() == [(BILLING, True)]
+
+
+@pytest.mark.parametrize("kind", [POD, LEADER_LEASE, LEASE], ids=lambda kind: kind.name)
+def test_answer_that_comes_after_the_deletion_brings_nothing_back(seen: Seen, kind: Kind) -> None:
+    """The operator labels a pod, somebody deletes it, and the watch is faster than the answer to the label."""
+    late = {"namespace": "shop", "name": "late", "uid": "late", "resourceVersion": "1001", "labels": {"app": "billing"}}
+    seen.put(kind, "late", labels={"app": "billing"})
+    seen.cache.remove(kind, "shop", "late", 1_002)
+    seen.take()
+    seen.cache.put(kind, {"metadata": late, "spec": {}, "status": {}})
+    assert seen.take() == []
+    assert (seen.cache.pods("shop"), seen.cache.get(LEASE, "shop", "late")) == ([], None)
+    assert seen.cache.keys(LEADER_LEASE) == [BILLING]
+    seen.cache.put(kind, {"metadata": {**late, "resourceVersion": "1003"}, "spec": {}, "status": {}})
+    assert len(seen.cache.pods("shop")) + len(seen.cache.keys(LEADER_LEASE)) + len(seen.cache.keys(LEASE)) == 2
+
+
+def test_deletions_that_are_remembered_are_bounded(seen: Seen, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The oldest is forgotten first."""
+    monkeypatch.setattr(cache, "DELETED_MAX", 2)
+    for name in ("one", "two", "one", "three"):
+        seen.cache.remove(POD, "shop", name, 1_000)
+    for name in ("one", "two", "three"):
+        seen.put(POD, name, spec={}, labels={"app": "billing"})
+    assert [pod.name for pod in seen.cache.pods("shop")] == ["two"]
 
 
 def test_pod_of_another_application_asks_for_nothing(seen: Seen) -> None:

@@ -26,7 +26,7 @@ FOUND = {
     "(rules/test_found.py::test_r1_the_member_that_knows_of_the_end_of_a_lock_is_waited_for)",
     309982587658: "a look at a half-finished release of a lease without end was put off by each revocation "
     "(rules/test_found.py::test_r1_whoever_asks_often_puts_off_no_look_at_a_lock)",
-    243963935224: "nothing wrong; a member let a ballot pass and promised one of its own right behind it, and the referee "
+    243963935224: "nothing wrong; a member let a ballot pass, promised one of its own right behind it, and the referee "
     "saw the second only",
     10815233378: "nothing wrong; the simulated network rounded instants, and a stream lost its order "
     "(sim/test_network.py::test_a_stream_keeps_its_order_whatever_instants_are_drawn)",

@@ -1,6 +1,7 @@
 """What we know of the API server's objects: filled by lists, watches and the answers to our own writes.
 
-Rule 1: an older version of an object never replaces a newer one, whichever way it came.
+Rule 1: an older version of an object never replaces a newer one, whichever way it came; nor does it bring back one that
+        is gone, when the answer to a write of ours comes after the watch has told of the deletion.
 Rule 2: a list removes only what it is newer than.
 Rule 3: what decides who may lead is urgent: a pod, or the spec of a LeaderLease. A candidate that waits to be admitted
         must not wait until all that has happened is told.
@@ -26,6 +27,8 @@ from leaderlease.controller.resource import (
 )
 
 WATCHED: Final = (LEADER_LEASE, LEADER_QUORUM, POD, *CHILDREN)
+DELETED_MAX: Final = 4_096
+"""Deletions that are remembered, the latest; an answer that is late by more is corrected by the next list."""
 
 Key = tuple[str, str]
 """(namespace, name)."""
@@ -61,6 +64,8 @@ class Cache:
         self._pods: dict[str, dict[str, Pod]] = {}
         self._children: dict[Key, set[tuple[Kind, str]]] = {}
         self._names: dict[str, set[str]] = {}
+        self._deleted: dict[tuple[str, str, str], int] = {}
+        """Kind, namespace and name -> the version of a deletion."""
 
     # --- reading ---------------------------------------------------------------------------------------------
 
@@ -111,13 +116,15 @@ class Cache:
 
     def put(self, kind: Kind, body: Json) -> None:
         """Take an object as the API server has it."""
+        metadata = body["metadata"]
+        key = (metadata.get("namespace", ""), metadata["name"])
+        version = int(metadata["resourceVersion"])
+        if version <= self._deleted.get((kind.name, *key), 0):
+            return
         if kind is POD:
             self._put_pod(pod_of(body))
             return
-        metadata = body["metadata"]
         metadata.pop("managedFields", None)  # half of the memory, and nobody reads it
-        key = (metadata.get("namespace", ""), metadata["name"])
-        version = int(metadata["resourceVersion"])
         before = self._objects[kind.name].get(key)
         if before is not None and before.version >= version:
             return
@@ -135,6 +142,7 @@ class Cache:
 
     def remove(self, kind: Kind, namespace: str, name: str, version: int) -> None:
         """Forget an object that was deleted, unless a newer one of its name is known."""
+        self._remember_deletion((kind.name, namespace, name), version)
         if kind is POD:
             pod = self.pod(namespace, name)
             if pod is not None and int(pod.version or 0) <= version:
@@ -167,6 +175,12 @@ class Cache:
                 self.remove(kind, namespace, name, version)
 
     # --- inside ----------------------------------------------------------------------------------------------
+
+    def _remember_deletion(self, what: tuple[str, str, str], version: int) -> None:
+        version = max(version, self._deleted.pop(what, 0))
+        if len(self._deleted) >= DELETED_MAX:
+            del self._deleted[next(iter(self._deleted))]
+        self._deleted[what] = version
 
     def _put_pod(self, pod: Pod) -> None:
         pods = self._pods.setdefault(pod.namespace, {})
