@@ -161,9 +161,6 @@ class MemberJudge:
     def answered(self, node: "Node", message: Prepare, *, must: bool) -> None:
         """Compare what a member did with a ballot with what its guard had to do."""
         register = node.driver.acceptor.registers[message.key]
-        if register.promised > message.ballot:
-            # What this node said to itself meanwhile was answered right behind it: a ballot of its own, above this one.
-            return
         pending = register.pending
         has_promised = register.promised == message.ballot or (pending is not None and pending[1] is message)
         if has_promised != must:

@@ -27,6 +27,7 @@ from leaderlease.node.peers import (
 )
 from leaderlease.node.server import Server
 from leaderlease.node.sessions import Sessions
+from leaderlease.paxos.acceptor import Acceptor, Asked, Effect
 from leaderlease.paxos.ballot import Ballot
 from leaderlease.paxos.membership import Configuration, Member
 from leaderlease.paxos.messages import Prepare
@@ -178,6 +179,7 @@ class Node:
         identity, member = self.storage.identity, self.member
         self.driver = Driver(self.configuration, member, identity.life.incarnation, self.storage, self.ports)
         self.referee.began(self)
+        self._judge_promises(self.driver.acceptor)
         self.driver.on_installed.append(lambda record: self.referee.installed(self, record))
         for record in self.disk.records.values():
             # Durable before the crash, and perhaps nobody was told: it counts from now on at the latest.
@@ -279,17 +281,27 @@ class Node:
             self.counts["fsync failed, what it wrote was there"] += 1
         self.die(str(error))
 
+    def _judge_promises(self, acceptor: Acceptor) -> None:
+        """Have each ballot judged where it is answered: what the node says to itself comes right behind it."""
+        handle = acceptor.handle
+
+        def judged(origin: str, message: Asked, now_ms: int) -> list[Effect]:
+            must = self.referee.must_promise(self, message) if type(message) is Prepare else None
+            effects = handle(origin, message, now_ms)
+            if must is not None and type(message) is Prepare:
+                self.referee.answered(self, message, must=must)
+            return effects
+
+        acceptor.handle = judged  # type: ignore[method-assign]
+
     def _on_refused(self, member: Member, refused: Refused) -> None:
         self.counts["refused by a member"] += 1
         self.engine.say(self.name, f"{member.name} refuses it: {refused.text}")
 
     def _on_peer_message(self, member: str, message: Any) -> None:
         try:
-            must = self.referee.must_promise(self, message) if type(message) is Prepare else None
             self.driver.on_message(member, message)
             self.referee.hears(self, message)
-            if must is not None:
-                self.referee.answered(self, message, must=must)
         except RemoteProtocolError as error:
             self.referee.violated(f"protocol: {self.name} calls a message of an honest member wrong: {error}")
         except (InvariantViolated, LeaderLeaseError) as error:
